@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include <flatbuffers/flatbuffers.h>
+
+#include "base/error.h"
+#include "schemas/message_generated.h"
+
+namespace sluice::storage {
+
+// A message: an immutable serialised schemas/message.fbs buffer. What is queued in RAM and what lies
+// on disk are the same bytes; one Record may sit in many queues at once. Safe to read from any
+// thread; the last RecordPtr frees it.
+class Record {
+ public:
+  // What a Record is made of. The spans are copied.
+  struct Parts {
+    std::string_view exchange;
+    std::string_view routing_key;
+    std::span<const uint8_t> properties;
+    std::span<const uint8_t> body;
+    int64_t published_at_ms = 0;
+  };
+
+  static std::shared_ptr<const Record> make(const Parts& parts);
+
+  // Takes bytes that were read from disk. kCorrupt unless they pass the FlatBuffers verifier.
+  static Expected<std::shared_ptr<const Record>> from_bytes(std::span<const uint8_t> bytes);
+
+  std::span<const uint8_t> bytes() const { return {buffer_.data(), buffer_.size()}; }
+  std::string_view exchange() const { return view(message().exchange()); }
+  std::string_view routing_key() const { return view(message().routing_key()); }
+  std::span<const uint8_t> properties() const { return view(message().properties()); }
+  std::span<const uint8_t> body() const { return view(message().body()); }
+  int64_t published_at_ms() const { return message().published_at_ms(); }
+
+  explicit Record(flatbuffers::DetachedBuffer buffer) : buffer_(std::move(buffer)) {}
+
+ private:
+  const schema::Message& message() const { return *schema::GetMessage(buffer_.data()); }
+  static std::string_view view(const flatbuffers::String* s) {
+    return s ? std::string_view(s->c_str(), s->size()) : std::string_view();
+  }
+  static std::span<const uint8_t> view(const flatbuffers::Vector<uint8_t>* v) {
+    return v ? std::span<const uint8_t>(v->data(), v->size()) : std::span<const uint8_t>();
+  }
+
+  flatbuffers::DetachedBuffer buffer_;
+};
+
+using RecordPtr = std::shared_ptr<const Record>;
+
+}  // namespace sluice::storage

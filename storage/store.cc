@@ -1,0 +1,23 @@
+#include "storage/store.h"
+
+#include <algorithm>
+
+namespace sluice::storage {
+
+bool Batch::empty() const {
+  return definitions.empty() && blobs.empty() && dropped_queues.empty() && attempts.empty() &&
+         advances.empty() && removes.empty() &&
+         std::ranges::all_of(appends, [](const Append& a) { return a.record == nullptr; });
+}
+
+void Batch::clear() {
+  definitions.clear();
+  blobs.clear();
+  dropped_queues.clear();
+  appends.clear();
+  attempts.clear();
+  advances.clear();
+  removes.clear();
+}
+
+}  // namespace sluice::storage

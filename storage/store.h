@@ -1,0 +1,136 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "storage/record.h"
+
+namespace sluice::storage {
+
+// Never reused, also not after the queue is deleted. 0 is no queue.
+using QueueId = uint64_t;
+// Position in a queue, from 1, in the order of publishing. Never reused within a queue as long as
+// anything was stored under it.
+using Sequence = uint64_t;
+
+// The kinds of definition the catalog holds; values are schemas/catalog.fbs records, which the
+// store neither reads nor checks.
+enum class CatalogKind : uint8_t { kQueue = 1, kExchange, kBinding, kFunction, kSubscription };
+
+struct CatalogEntry {
+  std::string key;  // unique within its kind
+  std::string value;
+};
+
+// Changes that become durable together or not at all. Built and owned by one shard; it is the
+// committer's between commit() and the callback. The order of the members is the order in which
+// they apply: definitions first, so a message never precedes its queue.
+class Batch {
+ public:
+  struct Append {
+    QueueId queue;
+    Sequence sequence;
+    RecordPtr record;  // null: cancelled (acknowledged before it was written), skip it
+  };
+  // Every message of `queue` below `watermark` is consumed.
+  struct Advance {
+    QueueId queue;
+    Sequence watermark;
+  };
+  // One message at or above the watermark is consumed.
+  struct Remove {
+    QueueId queue;
+    Sequence sequence;
+  };
+  // How often a message was tried by a subscription; goes with the message.
+  struct Attempts {
+    QueueId queue;
+    Sequence sequence;
+    uint32_t count;
+  };
+  struct Definition {
+    CatalogKind kind;
+    std::string key;
+    std::optional<std::string> value;  // nullopt erases
+  };
+  struct Blob {
+    std::string key;
+    std::optional<std::string> bytes;  // nullopt erases
+  };
+
+  std::vector<Definition> definitions;
+  std::vector<Blob> blobs;
+  std::vector<QueueId> dropped_queues;  // all that is stored under them, in constant time
+  std::vector<Append> appends;
+  std::vector<Attempts> attempts;
+  std::vector<Advance> advances;
+  std::vector<Remove> removes;
+
+  // True where nothing needs writing (cancelled appends do not count).
+  bool empty() const;
+  void clear();
+};
+
+struct StoredMessage {
+  Sequence sequence;
+  uint32_t attempts;  // 0 where none was recorded
+  RecordPtr record;
+};
+
+// What is known of a queue's messages at start.
+struct QueuePosition {
+  Sequence watermark = 1;  // lowest sequence that may still be there
+  Sequence next = 1;       // the first sequence that was never stored
+  // Messages below this one may have been delivered before. Exact after close(), otherwise `next`.
+  Sequence delivered = 1;
+};
+
+// Where queues live. One implementation is the embedded engine (storage/rocksdb); a replicated log
+// can stand behind the same interface. Reads may be called from any thread, commit() from one
+// thread at a time.
+class Store {
+ public:
+  // Called on the committer's thread, exactly once for each commit(), in order. The batch comes
+  // back so that its owner frees it. An Error is final: from then on nothing is written any more and
+  // every later commit fails with it, because what reached the disk is unknown. The owner must
+  // confirm nothing and stop the process; a restart recovers.
+  using Committed = std::function<void(std::unique_ptr<Batch>, Expected<>)>;
+
+  virtual ~Store() = default;  // waits for the commits that were handed over
+
+  // Hands a batch to the committer thread and returns at once. Several batches that are waiting
+  // share one write and one sync. A batch with nothing to write is called back without a sync, in
+  // its turn.
+  virtual void commit(std::unique_ptr<Batch> batch, Committed done) = 0;
+
+  // All definitions of a kind, in the order of their keys.
+  virtual Expected<std::vector<CatalogEntry>> catalog(CatalogKind kind) = 0;
+
+  // kNotFound where there is none.
+  virtual Expected<std::string> blob(std::string_view key) = 0;
+
+  // For recovery, before the first commit that names the queue.
+  virtual Expected<QueuePosition> position(QueueId queue) = 0;
+
+  // The messages of `queue` from `from` on, in order, at most `count_max` of them and no more once
+  // `bytes_max` is passed (at least one where there is one).
+  virtual Expected<std::vector<StoredMessage>> read(QueueId queue, Sequence from, size_t count_max,
+                                                    size_t bytes_max) = 0;
+
+  struct Delivered {
+    QueueId queue;
+    Sequence below;  // see QueuePosition::delivered
+  };
+  // Last call of a clean stop: waits for all commits, then records what was delivered so that the
+  // next start need not call every message redelivered. Nothing may be committed after it.
+  virtual Expected<> close(const std::vector<Delivered>& delivered) = 0;
+};
+
+}  // namespace sluice::storage
