@@ -44,7 +44,21 @@ void Executor::start() {
   spawn();
 }
 
+void Executor::when_up(std::function<void()> callback) {
+  if (on_its_way_) {
+    waiters_.push_back(std::move(callback));
+  } else {
+    callback();
+  }
+}
+
+void Executor::tell_waiters() {
+  on_its_way_ = false;
+  for (auto& waiter : std::exchange(waiters_, {})) waiter();
+}
+
 void Executor::spawn() {
+  on_its_way_ = true;
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) {
     failed_to_start(std::strerror(errno));
@@ -104,10 +118,13 @@ void Executor::failed_to_start(std::string_view why) {
   if (reason != reason_) spdlog::error("{}", reason);
   set_state(State::kStarting, reason);
   restart_timer_.start(kRestartMaxMs);
+  tell_waiters();
 }
 
 void Executor::exited(int64_t status, int signal) {
   process_ = nullptr;
+  // Before its first word: it may never get there. After: it is as good as up again.
+  bool was_up = state_ != State::kStarting;
   std::string how = signal != 0 ? "was killed by signal " + std::to_string(signal)
                                 : "ended with status " + std::to_string(status);
   if (stopping_) {
@@ -124,6 +141,11 @@ void Executor::exited(int64_t status, int signal) {
   }
   stream_.reset();
   lose("the executor " + how + " during the call");
+  if (was_up) {
+    on_its_way_ = !stopping_;
+  } else {
+    tell_waiters();
+  }
 }
 
 // Ends all that waits for an answer. The callbacks may make new calls: not to this executor, whose
@@ -152,6 +174,7 @@ void Executor::stop() {
   reason_ = "the broker stops";
   calls_in_flight_.clear();
   loads_in_flight_.clear();
+  waiters_.clear();
 }
 
 void Executor::set_state(State state, std::string reason) {
@@ -216,6 +239,7 @@ void Executor::on_hello(const schema::Hello& hello) {
     spdlog::warn("functions can not run: {}", unavailable);
     set_state(State::kUnavailable, unavailable);
   }
+  tell_waiters();
 }
 
 void Executor::on_loaded(const schema::Loaded& loaded) {

@@ -81,6 +81,9 @@ class Executor {
   uint64_t calls() const { return calls_; }
   int pid() const { return process_ != nullptr ? process_->pid : 0; }
 
+  // Calls back when it answers or has failed to: at once unless it is on its way up.
+  void when_up(std::function<void()> callback);
+
   // The callbacks come on a later turn. Only while state() is kRunning or kUnavailable (the
   // executor itself answers then, a bad image for what it is).
   void load(const FunctionImage& image, std::function<void(LoadResult)> done);
@@ -98,6 +101,7 @@ class Executor {
   void on_result(const schema::Result& result);
   void send(flatbuffers::FlatBufferBuilder& builder);
   void lose(const std::string& why);
+  void tell_waiters();
   void set_state(State state, std::string reason);
 
   uv_loop_t* loop_;
@@ -118,6 +122,8 @@ class Executor {
   uint64_t restart_after_ms_ = 0;
   uint64_t started_at_ms_ = 0;
   bool stopping_ = false;
+  bool on_its_way_ = false;  // started, or soon started again, and not heard of yet
+  std::vector<std::function<void()>> waiters_;
 
   uint64_t last_call_ = 0;
   std::map<uint64_t, std::function<void(CallResult)>> calls_in_flight_;

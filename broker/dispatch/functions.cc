@@ -230,15 +230,18 @@ void Functions::remove(std::string_view name, std::function<void(Expected<>)> do
 }
 
 void Functions::load(const VersionPtr& version, std::string image) {
-  using State = FunctionVersion::State;
+  version->state = FunctionVersion::State::kLoading;
+  version->state_reason.clear();
+  executor_.when_up(
+      [this, version, image = std::move(image)]() mutable { load_now(version, std::move(image)); });
+}
+
+void Functions::load_now(const VersionPtr& version, std::string image) {
   if (executor_.state() != Executor::State::kRunning &&
       executor_.state() != Executor::State::kUnavailable) {
-    version->state = State::kUnavailable;
-    version->state_reason = executor_.reason();
+    loaded(version, {.outcome = schema::Outcome::unavailable, .message = executor_.reason()});
     return;
   }
-  version->state = State::kLoading;
-  version->state_reason.clear();
   executor_.load({version->id, version->name, version->config.image_name, std::move(image),
                   version->config.args, version->config.env, version->config.memory_bytes,
                   version->config.timeout_ms},
@@ -278,10 +281,7 @@ void Functions::executor_changed() {
 void Functions::call(const VersionPtr& version, amqp::Bytes input, Caller caller,
                      std::function<void(CallResult)> done) {
   using State = FunctionVersion::State;
-  bool executor_answers = executor_.state() == Executor::State::kRunning ||
-                          executor_.state() == Executor::State::kUnavailable;
-  if (version->state == State::kUnloaded ||
-      (version->state == State::kUnavailable && executor_.state() == Executor::State::kRunning)) {
+  if (version->state == State::kUnloaded || version->state == State::kUnavailable) {
     auto image = store_.blob(version->image_sha256);
     if (image) {
       load(version, std::move(*image));
@@ -293,12 +293,6 @@ void Functions::call(const VersionPtr& version, amqp::Bytes input, Caller caller
   if (version->state == State::kLoading) {
     version->waiting.push_back([this, version, input, caller = std::move(caller),
                                 done = std::move(done)] { run(version, input, caller, done); });
-    return;
-  }
-  if (!executor_answers) {
-    CallResult result{.outcome = schema::Outcome::unavailable, .message = executor_.reason()};
-    note(*version, caller, result);
-    done(std::move(result));
     return;
   }
   run(version, input, std::move(caller), std::move(done));

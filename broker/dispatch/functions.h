@@ -91,6 +91,7 @@ class Functions {
   Expected<VersionPtr> read(const storage::CatalogEntry& entry);
   void save(const FunctionVersion& version, std::string image);
   void load(const VersionPtr& version, std::string image);
+  void load_now(const VersionPtr& version, std::string image);
   void loaded(const VersionPtr& version, const LoadResult& result);
   void run(const VersionPtr& version, amqp::Bytes input, Caller caller,
            std::function<void(CallResult)> done);
