@@ -1,8 +1,11 @@
 #include "tests/storage/faulty_file_system.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+
+#include <rocksdb/system_clock.h>
 
 namespace sluice::storage {
 namespace {
@@ -13,6 +16,23 @@ constexpr uint64_t kPageBytes = 4096;
 std::string parent_of(const std::string& name) {
   return fs::path(name).lexically_normal().parent_path().string();
 }
+
+// After a failed flush RocksDB sleeps for a second, which a test need not.
+class ImpatientClock : public rocksdb::SystemClockWrapper {
+ public:
+  ImpatientClock() : SystemClockWrapper(rocksdb::SystemClock::Default()) {}
+  const char* Name() const override { return "ImpatientClock"; }
+  void SleepForMicroseconds(int us) override {
+    SystemClockWrapper::SleepForMicroseconds(std::min(us, 1000));
+  }
+};
+
+class FaultyEnv : public rocksdb::EnvWrapper {
+ public:
+  explicit FaultyEnv(std::unique_ptr<rocksdb::Env> env) : EnvWrapper(std::move(env)) {
+    system_clock_ = std::make_shared<ImpatientClock>();
+  }
+};
 
 rocksdb::IOStatus power_off() { return rocksdb::IOStatus::IOError("the power is off"); }
 
@@ -112,8 +132,9 @@ class FaultyDirectory : public rocksdb::FSDirectoryWrapper {
 
 FaultyFileSystem::FaultyFileSystem()
     : FileSystemWrapper(rocksdb::FileSystem::Default()),
-      env_(rocksdb::NewCompositeEnv(std::shared_ptr<rocksdb::FileSystem>(
-          static_cast<rocksdb::FileSystem*>(this), [](rocksdb::FileSystem*) {}))) {
+      env_(
+          std::make_unique<FaultyEnv>(rocksdb::NewCompositeEnv(std::shared_ptr<rocksdb::FileSystem>(
+              static_cast<rocksdb::FileSystem*>(this), [](rocksdb::FileSystem*) {})))) {
   std::string pattern = (fs::temp_directory_path() / "sluice-aside-XXXXXX").string();
   aside_ = ::mkdtemp(pattern.data());
 }
