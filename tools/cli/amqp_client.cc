@@ -53,10 +53,18 @@ Expected<> AmqpClient::log_in() {
   amqp_set_handshake_timeout(state(), &handshake);
   amqp_set_rpc_timeout(state(), &answer);
 
-  std::array<amqp_table_entry_t, 1> entries{};
+  // Without it a broker keeps silent when a queue with a consumer is deleted.
+  amqp_table_entry_t cancel_notify{};
+  cancel_notify.key = as_amqp("consumer_cancel_notify");
+  cancel_notify.value.kind = AMQP_FIELD_KIND_BOOLEAN;
+  cancel_notify.value.value.boolean = 1;
+  std::array<amqp_table_entry_t, 2> entries{};
   entries[0].key = as_amqp("product");
   entries[0].value.kind = AMQP_FIELD_KIND_UTF8;
   entries[0].value.value.bytes = as_amqp("sluice " SLUICE_VERSION);
+  entries[1].key = as_amqp("capabilities");
+  entries[1].value.kind = AMQP_FIELD_KIND_TABLE;
+  entries[1].value.value.table = {1, &cancel_notify};
   const amqp_table_t properties{static_cast<int>(entries.size()), entries.data()};
   const amqp_rpc_reply_t reply = amqp_login_with_properties(
       state(), virtual_host(url_).c_str(), kAnyChannelMax, kFrameBytesMax, kHeartbeatSeconds,

@@ -115,7 +115,12 @@ Expected<uint64_t> follow(const Context& context, const Options& options,
     }
     if (const auto got = client.check(reply); !got) return std::unexpected(got.error());
     Expected<> done;
-    if (ack_first) done = acknowledge(client, envelope.delivery_tag);
+    // Cancelled before its last ack, the consumer is sent nothing that it would have to give back.
+    if (taken + 1 == options.count) {
+      amqp_basic_cancel(client.state(), AmqpClient::kChannel, envelope.consumer_tag);
+      done = client.check_last();
+    }
+    if (done && ack_first) done = acknowledge(client, envelope.delivery_tag);
     if (done) {
       done = print_message(context, as_view(envelope.exchange), as_view(envelope.routing_key),
                            envelope.redelivered != 0, envelope.message);
@@ -148,7 +153,7 @@ void add_consume_command(CLI::App& app, Context& context) {
                   options, consume);
   command->add_option("--queue", options->queue, "The queue")->required()->type_name("Q");
   command->add_option("--count", options->count, "So many messages, at most")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero)
       ->type_name("N");
   command->add_flag("--follow", options->follow, "Wait for more until interrupted");
   command->add_flag("--no-ack", options->no_ack,

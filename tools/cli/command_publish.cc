@@ -204,12 +204,6 @@ Expected<> publish(const Context& context, const Options& options) {
   return report(context, options, done, publisher->counts());
 }
 
-std::string short_string(const std::string& text) {
-  return text.size() <= kShortStringBytesMax
-             ? ""
-             : fmt::format("longer than AMQP allows ({} bytes)", kShortStringBytesMax);
-}
-
 void add_property_options(CLI::App* command, PublishProperties& properties) {
   add_parsed_each(command, "--header", properties.headers, parse_key_value,
                   "A header, its value a string; may be repeated")
@@ -246,10 +240,10 @@ void add_publish_command(CLI::App& app, Context& context) {
       ->type_name("K");
   add_property_options(command, options->properties);
   CLI::Option* count = command->add_option("--count", options->count, "The message so many times")
-                           ->check(CLI::PositiveNumber)
+                           ->check(above_zero)
                            ->type_name("N");
   command->add_option("--rate", options->rate, "Messages per second, at most")
-      ->check(CLI::PositiveNumber)
+      ->check(above_zero)
       ->type_name("R");
   command->add_flag("--lines", options->lines, "Each line is a message")->excludes(count);
   command->add_option("FILE", options->input, "The message's body; - is stdin")

@@ -34,6 +34,10 @@ void add_consume_command(CLI::App& app, Context& context);
 void add_function_commands(CLI::App& app, Context& context);
 void add_subscription_commands(CLI::App& app, Context& context);
 
+// Checks for add_option(): "" where the text is fine, else what is wrong with it.
+std::string above_zero(const std::string& text);
+std::string short_string(const std::string& text);  // AMQP's limit for names and keys
+
 // A subcommand whose parsed `Options` go to `run`.
 template <typename Options>
 CLI::App* add_command(CLI::App& parent, Context& context, const std::string& name,

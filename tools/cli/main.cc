@@ -17,10 +17,12 @@ void add_global_options(CLI::App& app, Context& context) {
   app.set_version_flag("--version", "sluice " SLUICE_VERSION);
   app.add_option("--admin", context.admin_url, "The broker's HTTP address")
       ->envname("SLUICE_ADMIN")
+      ->take_last()
       ->capture_default_str()
       ->type_name("URL");
   app.add_option("--amqp", context.amqp_url, "The broker's AMQP address, for publish and consume")
       ->envname("SLUICE_AMQP")
+      ->take_last()
       ->capture_default_str()
       ->type_name("URL");
   app.add_option_function<std::string>(
@@ -30,6 +32,7 @@ void add_global_options(CLI::App& app, Context& context) {
          },
          "How results are printed: table (for people) or json (for programs)")
       ->check(CLI::IsMember({"table", "json"}))
+      ->take_last()
       ->type_name("FORMAT");
 }
 
@@ -67,6 +70,12 @@ int main(int argc, char** argv) {
   // The flags and JSON libraries throw on what is ours to prevent; a sentence beats an abort.
   try {
     return run(argc, argv);
+  } catch (const Json::exception& error) {
+    std::fprintf(stderr,
+                 "sluice: the broker's answer has another form than expected; are sluice and "
+                 "sluiced of one version? (%s)\n",
+                 error.what());
+    return kFailed;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "sluice: defect: %s\n", error.what());
     return kFailed;
