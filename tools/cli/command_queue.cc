@@ -68,10 +68,9 @@ Expected<> purge(const Context& context, const Options& options) {
   if (!admin) return std::unexpected(admin.error());
   auto answer = admin->del(api_path({"queues", kVhost, options.name, "contents"}));
   if (!answer) return std::unexpected(answer.error());
-  const Json purged =
-      answer->body.is_object() ? answer->body.value("purged", Json(0)) : Json(nullptr);
+  const uint64_t purged = answer->body.value("purged", uint64_t{0});
   print_done(context,
-             fmt::format("{} ready messages removed from '{}'", cell("", purged), options.name),
+             fmt::format("{} removed from '{}'", counted(purged, "ready message"), options.name),
              {{"name", options.name}, {"purged", purged}});
   return {};
 }

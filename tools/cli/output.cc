@@ -69,7 +69,7 @@ std::string number_cell(std::string_view field, const Json& number) {
 
 // A field's name without its unit and with spaces: memory_bytes is "memory".
 std::string label(std::string_view field) {
-  for (const std::string_view unit : {"_bytes", "_ms", "_us", "_at_ms"}) {
+  for (const std::string_view unit : {"_bytes", "_ms", "_us"}) {
     if (field.ends_with(unit)) {
       field.remove_suffix(unit.size());
       break;
@@ -128,8 +128,8 @@ void print_object(const Context& context, const Json& object) {
   if (context.json()) return print(dump(object, 2));
   std::vector<std::vector<std::string>> rows;
   for (const auto& [key, value] : object.items()) {
-    const bool empty = (value.is_structured() || value.is_string()) && value.empty();
-    if (!empty) rows.push_back({label(key), cell(key, value)});
+    const std::string text = cell(key, value);
+    if (!text.empty()) rows.push_back({label(key), text});
   }
   size_t width = 0;
   for (const auto& row : rows) width = std::max(width, row[0].size());
