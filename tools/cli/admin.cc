@@ -1,0 +1,171 @@
+#include "tools/cli/admin.h"
+
+#include <charconv>
+#include <chrono>
+#include <utility>
+
+#include <fmt/format.h>
+#include <httplib.h>
+
+#include "tools/cli/limits.h"
+#include "tools/cli/reachable.h"
+
+namespace sluice::cli {
+namespace {
+
+Code code_of_status(int status) {
+  switch (status) {
+    case 400:
+    case 401:
+    case 405:
+    case 422:
+      return Code::kInvalid;
+    case 404:
+      return Code::kNotFound;
+    case 409:
+      return Code::kExists;
+    case 503:
+      return Code::kUnavailable;
+    default:
+      return Code::kInternal;
+  }
+}
+
+// JSON is UTF-8; a name from the command line may be anything.
+Expected<std::string> as_text(const Json& body) {
+  try {
+    return body.dump();
+  } catch (const Json::type_error&) {
+    return fail(Code::kInvalid, "names and values must be UTF-8 text");
+  }
+}
+
+}  // namespace
+
+struct Admin::Impl {
+  Url url;
+  httplib::Client client;
+
+  explicit Impl(Url broker) : url(std::move(broker)), client(url.host, url.port) {
+    client.set_basic_auth(url.user, url.password);
+    client.set_url_encode(false);  // api_path() has done it
+    client.set_keep_alive(true);
+    client.set_tcp_nodelay(true);
+    client.set_connection_timeout(std::chrono::milliseconds(kConnectTimeoutMs));
+    client.set_read_timeout(std::chrono::milliseconds(kAnswerTimeoutMs));
+    client.set_write_timeout(std::chrono::milliseconds(kAnswerTimeoutMs));
+  }
+
+  Expected<Answer> answer(const httplib::Result& result) {
+    if (!result) return fail(Code::kUnavailable, unreached(result.error()));
+    const httplib::Response& response = *result;
+    Json body = response.body.empty() ? Json() : Json::parse(response.body, nullptr, false);
+    if (response.status >= 400) {
+      return fail(code_of_status(response.status), refused(response.status, body));
+    }
+    if (body.is_discarded()) {
+      return fail(Code::kInternal,
+                  fmt::format("what answers at http://{} does not speak JSON; is this a broker's "
+                              "admin address?",
+                              url.endpoint()));
+    }
+    return Answer{response.status, std::move(body)};
+  }
+
+  std::string unreached(httplib::Error error) const {
+    switch (error) {
+      case httplib::Error::Read:
+        return fmt::format("the broker at http://{} did not finish its answer; did it stop?",
+                           url.endpoint());
+      case httplib::Error::Write:
+        return fmt::format("the broker at http://{} stopped taking the request", url.endpoint());
+      default:
+        return cannot_reach(url, "http");
+    }
+  }
+
+  std::string refused(int status, const Json& body) const {
+    if (status == 401) {
+      return fmt::format(
+          "the broker refused user '{}'; check the name and password in --admin or "
+          "SLUICE_ADMIN",
+          url.user);
+    }
+    if (body.is_object()) {
+      const auto reason = body.find("reason");
+      if (reason != body.end() && reason->is_string()) return reason->get<std::string>();
+    }
+    return fmt::format("the broker answered with HTTP status {} and no reason", status);
+  }
+};
+
+std::string api_path(std::initializer_list<std::string_view> parts) {
+  std::string path = "/api";
+  for (const std::string_view part : parts) path += "/" + percent_encode(part);
+  return path;
+}
+
+Json arguments_json(const std::vector<std::pair<std::string, std::string>>& arguments) {
+  Json object = Json::object();
+  for (const auto& [key, value] : arguments) {
+    int64_t number = 0;
+    const char* end = value.data() + value.size();
+    const auto parsed = std::from_chars(value.data(), end, number);
+    if (value == "true" || value == "false") {
+      object[key] = value == "true";
+    } else if (parsed.ec == std::errc() && parsed.ptr == end) {
+      object[key] = number;
+    } else {
+      object[key] = value;
+    }
+  }
+  return object;
+}
+
+Expected<Admin> Admin::open(const std::string& url) {
+  auto parsed = parse_url(url, "http", 15672);
+  if (!parsed) return fail(Code::kInvalid, "--admin: " + parsed.error().message);
+  return Admin(std::make_unique<Impl>(std::move(*parsed)));
+}
+
+Admin::Admin(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Admin::Admin(Admin&&) noexcept = default;
+Admin& Admin::operator=(Admin&&) noexcept = default;
+Admin::~Admin() = default;
+
+Expected<Admin::Answer> Admin::get(const std::string& path) {
+  return impl_->answer(impl_->client.Get(path));
+}
+
+Expected<Admin::Answer> Admin::put(const std::string& path, const Json& body) {
+  const auto text = as_text(body);
+  if (!text) return std::unexpected(text.error());
+  return impl_->answer(impl_->client.Put(path, *text, "application/json"));
+}
+
+Expected<Admin::Answer> Admin::post(const std::string& path, const Json& body) {
+  const auto text = as_text(body);
+  if (!text) return std::unexpected(text.error());
+  return impl_->answer(impl_->client.Post(path, *text, "application/json"));
+}
+
+Expected<Admin::Answer> Admin::post_bytes(const std::string& path, const std::string& body) {
+  return impl_->answer(impl_->client.Post(path, body, "application/octet-stream"));
+}
+
+Expected<Admin::Answer> Admin::del(const std::string& path) {
+  return impl_->answer(impl_->client.Delete(path));
+}
+
+Expected<Admin::Answer> Admin::put_image(const std::string& path, const Json& config,
+                                         std::string image) {
+  const auto text = as_text(config);
+  if (!text) return std::unexpected(text.error());
+  const httplib::MultipartFormDataItems parts = {
+      {"config", *text, "", "application/json"},
+      {"image", std::move(image), "image", "application/octet-stream"},
+  };
+  return impl_->answer(impl_->client.Put(path, parts));
+}
+
+}  // namespace sluice::cli
