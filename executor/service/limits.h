@@ -1,0 +1,32 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "executor/vmm/limits.h"
+
+// Limits of the executor's service: what a broker may send, and what is kept for it.
+namespace sluice::executor {
+
+// One frame: an image, or a call's input, and some room for the rest of its table.
+inline constexpr uint32_t kFrameBytesMax = 320u << 20;
+inline constexpr size_t kReadBytes = 256 << 10;
+
+// Calls accepted and not yet started. Beyond either, the socket is not read.
+inline constexpr size_t kQueuedCallsMax = 65536;
+inline constexpr size_t kQueuedBytesMax = 512ull << 20;
+// Results made and not yet written. Beyond it, workers wait.
+inline constexpr size_t kOutboxBytesMax = 128ull << 20;
+inline constexpr size_t kFramesPerWrite = 256;  // two iovecs each; Linux takes 1024
+
+inline constexpr unsigned kWorkersMax = 256;
+// Warm sandboxes that one worker keeps; the one not used for longest goes first.
+inline constexpr size_t kWarmSandboxesMax = 256;
+// A worker without a call for so long gives its warm sandboxes up.
+inline constexpr unsigned kIdleSeconds = 60;
+
+static_assert(kFrameBytesMax > vmm::kImageBytesMax);
+static_assert(kQueuedBytesMax > kFrameBytesMax);
+static_assert(kFramesPerWrite * 2 <= 1024);
+
+}  // namespace sluice::executor

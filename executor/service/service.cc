@@ -1,0 +1,144 @@
+#include "executor/service/service.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "executor/service/limits.h"
+
+namespace sluice::executor {
+namespace {
+
+static_assert(static_cast<int>(vmm::Outcome::kOk) == static_cast<int>(schema::Outcome::ok));
+static_assert(static_cast<int>(vmm::Outcome::kMemoryLimit) ==
+              static_cast<int>(schema::Outcome::memory_limit));
+static_assert(static_cast<int>(vmm::Outcome::kInternal) ==
+              static_cast<int>(schema::Outcome::internal));
+static_assert(static_cast<int>(schema::Outcome::MAX) == static_cast<int>(vmm::Outcome::kInternal));
+
+size_t frame_bytes(const std::vector<uint8_t>& frame) { return frame.size(); }
+
+}  // namespace
+
+Service::Service(const Options& options) : options_(options), outbox_(options.fd) {
+  if (options_.workers == 0) options_.workers = std::max(1u, std::thread::hardware_concurrency());
+  options_.workers = std::min(options_.workers, kWorkersMax);
+  auto machine = vmm::Machine::open(options_.kvm_path.c_str());
+  if (machine) {
+    machine_ = std::move(*machine);
+  } else {
+    unavailable_ = machine.error().message;
+  }
+}
+
+Expected<void> Service::serve() {
+  send_hello();
+  for (unsigned i = 0; i < options_.workers; i++) workers_.emplace_back([this] { work(); });
+  FrameReader reader(options_.fd);
+  for (;;) {
+    auto frame = reader.next();
+    if (!frame) return std::unexpected(frame.error());
+    if (!*frame) return {};
+    if (auto handled = handle(std::move(**frame)); !handled) return handled;
+  }
+}
+
+void Service::send_hello() {
+  flatbuffers::FlatBufferBuilder b(256);
+  std::string backend =
+      machine_ ? std::string("kvm (") + vmm::flavour_name(machine_->flavour()) + ")" : "none";
+  auto version = b.CreateString(SLUICE_VERSION);
+  auto name = b.CreateString(backend);
+  flatbuffers::Offset<flatbuffers::String> why;
+  if (!machine_) why = b.CreateString(unavailable_);
+  auto hello = schema::CreateHello(b, version, name, why, options_.workers);
+  b.Finish(schema::CreateFromExecutor(b, schema::Event::Hello, hello.Union()));
+  outbox_.send(b.Release());
+}
+
+Expected<void> Service::handle(std::vector<uint8_t> frame) {
+  flatbuffers::Verifier verifier(frame.data(), frame.size());
+  if (!verifier.VerifyBuffer<schema::ToExecutor>(nullptr)) {
+    return fail(Code::kCorrupt, "a frame that is not a valid ToExecutor buffer");
+  }
+  const auto* message = flatbuffers::GetRoot<schema::ToExecutor>(frame.data());
+  switch (message->command_type()) {
+    case schema::Command::Load:
+      handle_load(std::move(frame), *message->command_as_Load());
+      return {};
+    case schema::Command::Invoke:
+      handle_invoke(std::move(frame), *message->command_as_Invoke());
+      return {};
+    case schema::Command::Unload:
+      handle_unload(message->command_as_Unload()->function());
+      return {};
+    default:
+      return fail(Code::kCorrupt, "a command that this executor does not know");
+  }
+}
+
+void Service::handle_load(std::vector<uint8_t> frame, const schema::Load& load) {
+  auto function = std::make_shared<Function>();
+  function->id = load.function();
+  function->name = load.name()->str();
+  {
+    std::lock_guard lock(mutex_);
+    // Loading a number again replaces it, as after an Unload.
+    if (auto old = functions_.find(function->id); old != functions_.end()) {
+      old->second->unloaded = true;
+      unloads_++;
+    }
+    functions_[function->id] = function;
+  }
+  size_t bytes = frame_bytes(frame);
+  push(LoadJob{std::move(function), std::move(frame), &load}, bytes);
+}
+
+void Service::handle_invoke(std::vector<uint8_t> frame, const schema::Invoke& invoke) {
+  Call call;
+  call.id = invoke.call();
+  if (const auto* input = invoke.input()) call.input = {input->data(), input->size()};
+  std::shared_ptr<Function> function;
+  {
+    std::lock_guard lock(mutex_);
+    auto found = functions_.find(invoke.function());
+    if (found != functions_.end()) function = found->second;
+    if (function && function->state == Function::State::kLoading) {
+      call.frame = std::move(frame);
+      function->waiting.push_back(std::move(call));
+      return;
+    }
+  }
+  if (!function) {
+    return send_failure(
+        call.id, vmm::Outcome::kInternal,
+        "function " + std::to_string(invoke.function()) + " is not loaded in this executor");
+  }
+  if (function->state == Function::State::kFailed) {
+    return send_failure(call.id, function->failure, function->message);
+  }
+  size_t bytes = frame_bytes(frame);
+  call.frame = std::move(frame);
+  push(CallJob{std::move(function), std::move(call)}, bytes);
+}
+
+void Service::handle_unload(uint64_t id) {
+  std::lock_guard lock(mutex_);
+  auto found = functions_.find(id);
+  if (found == functions_.end()) return;
+  found->second->unloaded = true;
+  functions_.erase(found);
+  unloads_++;
+  jobs_.notify_all();
+}
+
+void Service::push(Job job, size_t bytes) {
+  std::unique_lock lock(mutex_);
+  room_.wait(lock,
+             [this] { return queue_.size() < kQueuedCallsMax && queued_bytes_ < kQueuedBytesMax; });
+  queue_.push_back(std::move(job));
+  queued_bytes_ += bytes;
+  lock.unlock();
+  jobs_.notify_one();
+}
+
+}  // namespace sluice::executor

@@ -1,0 +1,228 @@
+#include "executor/vmm/guest.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "executor/vmm/watchdog.h"
+
+namespace sluice::vmm {
+namespace {
+
+struct VectorName {
+  const char* name;
+  const char* signal;  // what Linux would have made of it
+};
+
+VectorName vector_name(unsigned vector) {
+  switch (vector) {
+    case 0:
+      return {"division error", "SIGFPE"};
+    case 1:
+      return {"single step", "SIGTRAP"};
+    case 3:
+      return {"breakpoint", "SIGTRAP"};
+    case 4:
+      return {"overflow", "SIGSEGV"};
+    case 5:
+      return {"bound range exceeded", "SIGSEGV"};
+    case 6:
+      return {"invalid instruction", "SIGILL"};
+    case 12:
+      return {"stack fault", "SIGBUS"};
+    case 13:
+      return {"general protection fault", "SIGSEGV"};
+    case 14:
+      return {"segmentation fault", "SIGSEGV"};
+    case 16:
+      return {"x87 floating-point error", "SIGFPE"};
+    case 17:
+      return {"unaligned access", "SIGBUS"};
+    case 19:
+      return {"SIMD floating-point error", "SIGFPE"};
+    default:
+      return {"CPU exception", "SIGSEGV"};
+  }
+}
+
+const char* access_name(uint64_t page_fault_error) {
+  if (page_fault_error & 0x10) return "execution";
+  return page_fault_error & 2 ? "a write" : "a read";
+}
+
+}  // namespace
+
+Guest::Guest(const Machine& machine, const Layout& layout, std::unique_ptr<GuestRam> ram,
+             std::string name, const Limits& limits)
+    : machine_(machine),
+      layout_(layout),
+      limits_(limits),
+      ram_(std::move(ram)),
+      space_(layout, *ram_),
+      kernel_(std::move(name), limits, space_) {}
+
+Expected<std::unique_ptr<Guest>> Guest::create(const Machine& machine, const Layout& layout,
+                                               std::unique_ptr<GuestRam> ram, std::string name,
+                                               const Limits& limits, bool log_dirty) {
+  std::unique_ptr<Guest> guest(new Guest(machine, layout, std::move(ram), std::move(name), limits));
+  auto vm = VirtualMachine::create(machine, guest->ram_->memory(), log_dirty);
+  if (!vm) return std::unexpected(vm.error());
+  guest->vm_ = std::move(*vm);
+  if (auto set = guest->vm_->set_msrs(boot_msrs()); !set) return std::unexpected(set.error());
+  auto reset_values = guest->vm_->sregs();
+  if (!reset_values) return std::unexpected(reset_values.error());
+  auto sregs = boot_sregs(*reset_values, layout, machine.flavour());
+  if (auto set = guest->set_sregs(sregs); !set) return std::unexpected(set.error());
+  // Only once CR4.OSXSAVE is set.
+  if (auto set = guest->vm_->set_xcr0(machine.xcr0()); !set) return std::unexpected(set.error());
+  guest->vm_->run().kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
+  return guest;
+}
+
+Expected<void> Guest::set_sregs(const kvm_sregs& sregs) {
+  kernel_.set_segment_bases(sregs.fs.base, sregs.gs.base);
+  vm_->run().s.regs.sregs = sregs;
+  return vm_->set_sregs(sregs);
+}
+
+void Guest::enter_at(const CpuState& state, uint64_t rax) {
+  auto* data = reinterpret_cast<ResumeData*>(ram_->scratch(kResumeDataOffset, sizeof(ResumeData)));
+  data->rax = rax;
+  kvm_run& run = vm_->run();
+  run.s.regs.regs = state.regs;
+  run.s.regs.regs.rip = resume_stub(machine_.flavour());
+  run.s.regs.regs.rflags = resume_rflags(machine_.flavour(), state.regs.r11);
+  run.kvm_dirty_regs = KVM_SYNC_X86_REGS;
+}
+
+CpuState Guest::cpu_state() {
+  const auto& shared = vm_->run().s.regs;
+  return {shared.regs, shared.sregs};
+}
+
+std::unique_ptr<GuestRam> Guest::release_ram(std::unique_ptr<Guest> guest) {
+  guest->vm_.reset();
+  return std::move(guest->ram_);
+}
+
+void Guest::stop_with(Stop& stop, Outcome outcome, std::string message) {
+  stop.broken = true;
+  stop.ending = kernel_.end_by(outcome, 0, std::move(message));
+}
+
+Guest::Stop Guest::run(int64_t deadline_ns) {
+  Stop stop;
+  Watchdog watchdog(vm_->run(), deadline_ns);
+  for (;;) {
+    int error = vm_->enter();
+    stop.exits++;
+    if (error == EINTR || error == EAGAIN) {
+      if (!watchdog.expired()) continue;
+      stop_with(
+          stop, Outcome::kTimeout,
+          fmt::format("the program ran longer than its timeout of {} ms", limits_.timeout_ms));
+      return stop;
+    }
+    if (error != 0) {
+      stop_with(stop, Outcome::kInternal,
+                fmt::format("the VM could not be run: {}", std::strerror(error)));
+      return stop;
+    }
+    kvm_run& run = vm_->run();
+    switch (run.exit_reason) {
+      case KVM_EXIT_IO:
+        if (handle_io(stop, deadline_ns)) return stop;
+        break;
+      case KVM_EXIT_SHUTDOWN:
+        stop_with(stop, Outcome::kException,
+                  fmt::format("the CPU shut down (triple fault) at rip 0x{:x}, rsp 0x{:x}, last "
+                              "faulting address 0x{:x}",
+                              run.s.regs.regs.rip, run.s.regs.regs.rsp, run.s.regs.sregs.cr2));
+        return stop;
+      default:
+        stop_with(stop, Outcome::kInternal,
+                  fmt::format("the VM stopped for an unexpected reason ({}) at rip 0x{:x}",
+                              run.exit_reason, run.s.regs.regs.rip));
+        return stop;
+    }
+  }
+}
+
+// Returns whether the run is over. A program may be able to write to ports itself: what an exit
+// means follows from where it happened.
+bool Guest::handle_io(Stop& stop, int64_t deadline_ns) {
+  kvm_run& run = vm_->run();
+  uint64_t rip = run.s.regs.regs.rip;
+  uint16_t port = run.io.port;
+  if (is_syscall_exit(rip, port)) return handle_syscall(stop, deadline_ns);
+  if (is_exception_exit(rip, port)) {
+    stop.ending = exception_ending(port - kExceptionPort);
+    stop.broken = true;
+    return true;
+  }
+  stop_with(stop, Outcome::kException,
+            fmt::format("general protection fault: the program used I/O port 0x{:x} at rip 0x{:x}",
+                        port, rip));
+  return true;
+}
+
+bool Guest::handle_syscall(Stop& stop, int64_t deadline_ns) {
+  const kvm_regs& r = vm_->run().s.regs.regs;
+  // On a software KVM the program may have jumped to the stub with any RCX.
+  if (!layout_.contains(r.rcx, 1)) {
+    stop_with(stop, Outcome::kException,
+              fmt::format("general protection fault: a system call from outside the program's "
+                          "memory (0x{:x})",
+                          r.rcx));
+    return true;
+  }
+  Syscall call{r.rax, {r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9}};
+  switch (kernel_.serve(call, deadline_ns)) {
+    case Kernel::Step::kReturn:
+      return_from_syscall();
+      return false;
+    case Kernel::Step::kEnded:
+      stop.ending = kernel_.ending();
+      return true;
+    case Kernel::Step::kNeedsInput:
+      pending_ = call;
+      stop.needs_input = true;
+      return true;
+  }
+  return true;
+}
+
+void Guest::return_from_syscall() {
+  kvm_run& run = vm_->run();
+  kvm_regs& r = run.s.regs.regs;
+  r.rax = static_cast<uint64_t>(kernel_.result());
+  if (machine_.flavour() == Flavour::kSoftware) {
+    r.rip = r.rcx;
+    r.rflags = resume_rflags(Flavour::kSoftware, r.r11);
+  }
+  run.kvm_dirty_regs = KVM_SYNC_X86_REGS;
+  auto fs = kernel_.take_fs_base();
+  auto gs = kernel_.take_gs_base();
+  if (fs) run.s.regs.sregs.fs.base = *fs;
+  if (gs) run.s.regs.sregs.gs.base = *gs;
+  if (fs || gs) run.kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
+}
+
+Ending Guest::exception_ending(unsigned vector) {
+  ExceptionFrame frame = read_exception_frame(*ram_, vector);
+  VectorName v = vector_name(vector);
+  std::string message =
+      fmt::format("{} ({}, vector {}) at rip 0x{:x}", v.name, v.signal, vector, frame.rip);
+  if (vector == 14) {
+    uint64_t address = vm_->run().s.regs.sregs.cr2;
+    message += fmt::format(": {} at 0x{:x}, {}", access_name(frame.error_code), address,
+                           space_.describe(address));
+  } else if (frame.error_code != 0) {
+    message += fmt::format(", error code 0x{:x}", frame.error_code);
+  }
+  return kernel_.end_by(Outcome::kException, 0, std::move(message));
+}
+
+}  // namespace sluice::vmm

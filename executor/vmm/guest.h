@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include <linux/kvm.h>
+
+#include "base/error.h"
+#include "executor/vmm/address_space.h"
+#include "executor/vmm/boot.h"
+#include "executor/vmm/guest_ram.h"
+#include "executor/vmm/kernel.h"
+#include "executor/vmm/kvm.h"
+#include "executor/vmm/layout.h"
+#include "executor/vmm/outcome.h"
+
+namespace sluice::vmm {
+
+// The registers at a point from which a program can be entered: after a system call (or before its
+// first instruction). `regs` has RCX and R11 as the `syscall` instruction leaves them.
+struct CpuState {
+  kvm_regs regs;
+  kvm_sregs sregs;
+};
+
+// A program in its VM: memory, vCPU and the host's side of it. The loop between KVM_RUN and system
+// calls is here. Owned and used by one thread.
+class Guest {
+ public:
+  // `layout` must outlive it.
+  static Expected<std::unique_ptr<Guest>> create(const Machine& machine, const Layout& layout,
+                                                 std::unique_ptr<GuestRam> ram, std::string name,
+                                                 const Limits& limits, bool log_dirty);
+
+  GuestRam& ram() { return *ram_; }
+  AddressSpace& space() { return space_; }
+  Kernel& kernel() { return kernel_; }
+  VirtualMachine& vm() { return *vm_; }
+
+  // Special registers as the vCPU has them.
+  const kvm_sregs& sregs() { return vm_->run().s.regs.sregs; }
+  // Sets both; needed before the first run, and after one that left sregs changed.
+  Expected<void> set_sregs(const kvm_sregs& sregs);
+  // Lets the next run() start at `state` with this value in RAX. sregs are not touched.
+  void enter_at(const CpuState& state, uint64_t rax);
+
+  struct Stop {
+    bool needs_input = false;  // else it ended
+    Ending ending;
+    bool broken = false;  // the vCPU is in a state that is not worth putting back
+    uint32_t exits = 0;
+  };
+  // Runs until the program ends, wants input that is not there, or the deadline passes.
+  Stop run(int64_t deadline_ns);
+  // After needs_input: the call that wants it, and where to go on once it is served.
+  Syscall pending_call() const { return pending_; }
+  CpuState cpu_state();
+
+  // Ends `ram` without the rest; the guest can not be used any more.
+  static std::unique_ptr<GuestRam> release_ram(std::unique_ptr<Guest> guest);
+
+ private:
+  Guest(const Machine& machine, const Layout& layout, std::unique_ptr<GuestRam> ram,
+        std::string name, const Limits& limits);
+  bool handle_io(Stop& stop, int64_t deadline_ns);
+  bool handle_syscall(Stop& stop, int64_t deadline_ns);
+  void return_from_syscall();
+  Ending exception_ending(unsigned vector);
+  void stop_with(Stop& stop, Outcome outcome, std::string message);
+
+  const Machine& machine_;
+  const Layout& layout_;
+  Limits limits_;
+  std::unique_ptr<GuestRam> ram_;
+  AddressSpace space_;
+  Kernel kernel_;
+  std::unique_ptr<VirtualMachine> vm_;
+  Syscall pending_{};
+};
+
+}  // namespace sluice::vmm

@@ -1,0 +1,77 @@
+#include "executor/vmm/kernel.h"
+
+#include <cerrno>
+
+#include <fmt/format.h>
+
+#include "executor/vmm/syscall_names.h"
+#include "executor/vmm/syscalls.h"
+
+namespace sluice::vmm {
+
+Kernel::Kernel(std::string name, const Limits& limits, AddressSpace& space)
+    : name_(std::move(name)), limits_(limits), space_(space), state_(limits) {
+  for (size_t i = 0; i < name_.size() && i < 15; i++) state_.thread_name[i] = name_[i];
+}
+
+Kernel::Step Kernel::serve(const Syscall& call, int64_t deadline_ns) {
+  deadline_ns_ = deadline_ns;
+  needs_input_ = false;
+  const SyscallRule* rule = SyscallTable::find(call.number);
+  if (rule == nullptr) {
+    ending_ =
+        end_by(Outcome::kForbiddenSyscall, 0,
+               fmt::format("the program made the system call {} ({}), which functions may not "
+                           "use",
+                           syscall_name(call.number), call.number));
+    return Step::kEnded;
+  }
+  result_ = rule->handler != nullptr ? (this->*rule->handler)(call) : rule->fixed_result;
+  if (needs_input_) return Step::kNeedsInput;
+  return ending_ ? Step::kEnded : Step::kReturn;
+}
+
+KernelState Kernel::capture() const {
+  KernelState state = state_;
+  state.memory = space_.map();
+  return state;
+}
+
+void Kernel::restore(const KernelState& state, CallIo io) {
+  state_ = state;
+  space_.set_map(state.memory);
+  io_ = std::move(io);
+  ending_.reset();
+  fs_base_.reset();
+  gs_base_.reset();
+  needs_input_ = false;
+}
+
+void Kernel::set_segment_bases(uint64_t fs, uint64_t gs) {
+  fs_now_ = fs;
+  gs_now_ = gs;
+}
+
+bool Kernel::lacks_input() {
+  needs_input_ = !io_.input.has_value();
+  return needs_input_;
+}
+
+Ending Kernel::end_by(Outcome outcome, int exit_status, std::string message) const {
+  bool may_be_memory = outcome == Outcome::kExitStatus || outcome == Outcome::kSignal ||
+                       outcome == Outcome::kException;
+  if (may_be_memory && state_.refused_bytes > 0) {
+    return {Outcome::kMemoryLimit, exit_status,
+            fmt::format("the memory limit of {} bytes was reached (a request for {} bytes was "
+                        "refused); then {}",
+                        limits_.memory_bytes, state_.refused_bytes, message)};
+  }
+  return {outcome, exit_status, std::move(message)};
+}
+
+int64_t Kernel::refuse_memory(uint64_t bytes) {
+  state_.refused_bytes = std::max<uint64_t>(bytes, 1);
+  return -ENOMEM;
+}
+
+}  // namespace sluice::vmm

@@ -1,0 +1,230 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "executor/vmm/address_space.h"
+#include "executor/vmm/cow.h"
+#include "executor/vmm/files.h"
+#include "executor/vmm/outcome.h"
+#include "executor/vmm/tmpfs.h"
+
+namespace sluice::vmm {
+
+// What sigaction, sigprocmask and sigaltstack set. Signals are never delivered to a handler.
+struct Signals {
+  struct Action {
+    uint64_t handler = 0, flags = 0, restorer = 0, mask = 0;
+  };
+  std::array<Action, 65> actions;  // by number, from 1
+  uint64_t blocked = 0;
+  uint64_t stack_address = 0, stack_bytes = 0;
+  uint32_t stack_flags = 2;  // SS_DISABLE
+};
+
+// Everything that the host remembers about a program: with its memory and registers, the whole of
+// a snapshot. Being one value, it is put back by one assignment, and no part can be forgotten.
+struct KernelState {
+  Cow<PageMap> memory;
+  Cow<FileTable> files;
+  Cow<Tmpfs> fs;
+  Cow<Signals> signals;
+  Tmpfs::Ino directory = Tmpfs::kRoot;
+  uint64_t input_offset = 0;
+  uint64_t refused_bytes = 0;  // the last request for memory that the limit refused
+  uint32_t umask = 022;
+  std::array<char, 16> thread_name{};
+
+  explicit KernelState(const Limits& limits)
+      : files(FileTable(limits.open_files)), fs(Tmpfs(limits.tmpfs_bytes)) {}
+};
+
+// One call's input and what it has printed so far.
+struct CallIo {
+  std::optional<std::span<const uint8_t>> input;  // not there while a program initialises
+  std::string output;
+  std::string log;
+  bool log_cut = false;
+};
+
+// A system call as the program made it.
+struct Syscall {
+  uint64_t number;
+  uint64_t args[6];
+};
+
+// The host's side of a program: serves its system calls from the allow-list in syscalls.cc. Every
+// argument is hostile: addresses go through AddressSpace, what they point to is copied once and the
+// copy is used, sizes are bounded by limits.h. Owned by its sandbox's thread.
+class Kernel {
+ public:
+  enum class Step {
+    kReturn,      // to the program, with result()
+    kEnded,       // ending() says how
+    kNeedsInput,  // nothing was done: the call wants input, and there is none yet
+  };
+
+  Kernel(std::string name, const Limits& limits, AddressSpace& space);
+
+  // Serves one call. `deadline_ns` bounds what waits and what is long.
+  Step serve(const Syscall& call, int64_t deadline_ns);
+  int64_t result() const { return result_; }
+  const Ending& ending() const { return *ending_; }
+  // Set by arch_prctl(ARCH_SET_FS or _GS): the caller puts it into the vCPU.
+  std::optional<uint64_t> take_fs_base() { return std::exchange(fs_base_, std::nullopt); }
+  std::optional<uint64_t> take_gs_base() { return std::exchange(gs_base_, std::nullopt); }
+  void set_segment_bases(uint64_t fs, uint64_t gs);
+
+  // State as it is now, and as it shall be. restore() also forgets the last call's ending.
+  KernelState capture() const;
+  void restore(const KernelState& state, CallIo io);
+  CallIo& io() { return io_; }
+  const KernelState& state() const { return state_; }
+
+  // An ending by something other than a system call, with the memory limit blamed where it was hit.
+  Ending end_by(Outcome outcome, int exit_status, std::string message) const;
+
+ private:
+  friend struct SyscallTable;
+  using Handler = int64_t (Kernel::*)(const Syscall&);
+
+  // sys_io.cc
+  int64_t sys_read(const Syscall&);
+  int64_t sys_readv(const Syscall&);
+  int64_t sys_pread64(const Syscall&);
+  int64_t sys_write(const Syscall&);
+  int64_t sys_writev(const Syscall&);
+  int64_t sys_pwrite64(const Syscall&);
+  int64_t sys_lseek(const Syscall&);
+  int64_t sys_poll(const Syscall&);
+  int64_t sys_ppoll(const Syscall&);
+  int64_t sys_select(const Syscall&);
+  int64_t sys_ioctl(const Syscall&);
+  int64_t sys_ftruncate(const Syscall&);
+  // sys_files.cc
+  int64_t sys_open(const Syscall&);
+  int64_t sys_openat(const Syscall&);
+  int64_t sys_creat(const Syscall&);
+  int64_t sys_close(const Syscall&);
+  int64_t sys_close_range(const Syscall&);
+  int64_t sys_dup(const Syscall&);
+  int64_t sys_dup2(const Syscall&);
+  int64_t sys_dup3(const Syscall&);
+  int64_t sys_fcntl(const Syscall&);
+  int64_t sys_stat(const Syscall&);
+  int64_t sys_fstat(const Syscall&);
+  int64_t sys_newfstatat(const Syscall&);
+  int64_t sys_statx(const Syscall&);
+  int64_t sys_access(const Syscall&);
+  int64_t sys_faccessat(const Syscall&);
+  int64_t sys_readlink(const Syscall&);
+  int64_t sys_readlinkat(const Syscall&);
+  // sys_directories.cc
+  int64_t sys_getcwd(const Syscall&);
+  int64_t sys_chdir(const Syscall&);
+  int64_t sys_fchdir(const Syscall&);
+  int64_t sys_mkdir(const Syscall&);
+  int64_t sys_mkdirat(const Syscall&);
+  int64_t sys_rmdir(const Syscall&);
+  int64_t sys_unlink(const Syscall&);
+  int64_t sys_unlinkat(const Syscall&);
+  int64_t sys_rename(const Syscall&);
+  int64_t sys_renameat(const Syscall&);
+  int64_t sys_truncate(const Syscall&);
+  int64_t sys_chmod(const Syscall&);
+  int64_t sys_fchmod(const Syscall&);
+  int64_t sys_fchmodat(const Syscall&);
+  int64_t sys_getdents64(const Syscall&);
+  int64_t sys_umask(const Syscall&);
+  // sys_memory.cc
+  int64_t sys_brk(const Syscall&);
+  int64_t sys_mmap(const Syscall&);
+  int64_t sys_munmap(const Syscall&);
+  int64_t sys_mprotect(const Syscall&);
+  int64_t sys_mremap(const Syscall&);
+  int64_t sys_madvise(const Syscall&);
+  // sys_process.cc
+  int64_t sys_exit(const Syscall&);
+  int64_t sys_kill(const Syscall&);
+  int64_t sys_tgkill(const Syscall&);
+  int64_t sys_arch_prctl(const Syscall&);
+  int64_t sys_prctl(const Syscall&);
+  int64_t sys_rt_sigaction(const Syscall&);
+  int64_t sys_rt_sigprocmask(const Syscall&);
+  int64_t sys_sigaltstack(const Syscall&);
+  int64_t sys_prlimit64(const Syscall&);
+  int64_t sys_getrlimit(const Syscall&);
+  int64_t sys_uname(const Syscall&);
+  int64_t sys_sysinfo(const Syscall&);
+  int64_t sys_sched_getaffinity(const Syscall&);
+  int64_t sys_getcpu(const Syscall&);
+  int64_t sys_getresid(const Syscall&);
+  int64_t sys_getgroups(const Syscall&);
+  int64_t sys_getrandom(const Syscall&);
+  int64_t sys_futex(const Syscall&);
+  int64_t return_zero(const Syscall&);
+  int64_t return_one(const Syscall&);
+  // sys_time.cc
+  int64_t sys_clock_gettime(const Syscall&);
+  int64_t sys_clock_getres(const Syscall&);
+  int64_t sys_gettimeofday(const Syscall&);
+  int64_t sys_time(const Syscall&);
+  int64_t sys_times(const Syscall&);
+  int64_t sys_getrusage(const Syscall&);
+  int64_t sys_nanosleep(const Syscall&);
+  int64_t sys_clock_nanosleep(const Syscall&);
+
+  struct Iovec {
+    uint64_t address, bytes;
+  };
+
+  // Asks for input: the handler returns at once and its result is not used.
+  bool lacks_input();
+  int64_t read_into(uint64_t fd, uint64_t address, uint64_t bytes, std::optional<uint64_t> offset);
+  int64_t write_from(uint64_t fd, uint64_t address, uint64_t bytes, std::optional<uint64_t> offset);
+  int64_t read_input(uint64_t address, uint64_t bytes, std::optional<uint64_t> offset);
+  int64_t write_output(std::string_view bytes);
+  void write_log(std::string_view bytes);
+  int64_t get_iovecs(uint64_t address, uint64_t count, std::array<Iovec, kIovecsMax>& iovecs) const;
+  int64_t poll_descriptors(uint64_t address, uint64_t count, std::optional<int64_t> wait_ns);
+
+  std::optional<std::string> path_at(uint64_t address) const;
+  // Resolves `path` from the working directory or the open directory `dirfd`.
+  int64_t find_at(uint64_t dirfd, const std::string& path, Tmpfs::Found& found) const;
+  int64_t open_at(uint64_t dirfd, uint64_t path, uint64_t flags, uint64_t mode);
+  int64_t open_found(Tmpfs::Found& found, int flags, uint32_t mode);
+  int64_t stat_at(uint64_t dirfd, uint64_t path, uint64_t flags, struct stat& out) const;
+  void stat_node(Tmpfs::Kind kind, Tmpfs::Ino node, struct stat& out) const;
+  int64_t put_stat(uint64_t address, const struct stat& from);
+  int64_t readlink_at(uint64_t path, uint64_t address, uint64_t bytes);
+  int64_t make_directory(uint64_t dirfd, uint64_t path, uint64_t mode);
+  int64_t remove(uint64_t dirfd, uint64_t path, bool directory);
+  int64_t rename_at(uint64_t from_fd, uint64_t from, uint64_t to_fd, uint64_t to);
+  int64_t change_mode(uint64_t dirfd, uint64_t path, uint64_t mode);
+  int64_t close_fd(uint64_t fd);
+  void set_directory(Tmpfs::Ino node);
+
+  int64_t refuse_memory(uint64_t bytes);
+  int64_t raise(uint64_t signal);
+  // Sleeps until then or the deadline.
+  void sleep_until(int64_t at_ns) const;
+  int64_t sleep_for(uint64_t request, int clock, bool absolute);
+
+  std::string name_;
+  Limits limits_;
+  AddressSpace& space_;
+  KernelState state_;
+  CallIo io_;
+  int64_t deadline_ns_ = 0;
+  int64_t result_ = 0;
+  bool needs_input_ = false;
+  std::optional<Ending> ending_;
+  std::optional<uint64_t> fs_base_, gs_base_;
+  uint64_t fs_now_ = 0, gs_now_ = 0;
+};
+
+}  // namespace sluice::vmm
