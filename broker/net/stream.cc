@@ -1,0 +1,340 @@
+#include "broker/net/stream.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+
+#include "base/check.h"
+
+namespace sluice::net {
+
+namespace {
+
+// One read buffer for all streams of a thread: input is consumed before the next read.
+constexpr size_t kReadBufferBytes = 256 << 10;
+thread_local std::array<uint8_t, kReadBufferBytes> read_buffer;
+
+// A buffer that grew beyond this is given back when it is empty.
+constexpr size_t kKeepCapacityBytes = 1 << 20;
+
+// How long a closed stream's peer may take to read the last output.
+constexpr uint64_t kLingerMs = 5'000;
+
+std::string address_text(const sockaddr_storage& address, uint16_t* port) {
+  char text[INET6_ADDRSTRLEN] = "";
+  if (address.ss_family == AF_INET6) {
+    const auto& in6 = reinterpret_cast<const sockaddr_in6&>(address);
+    uv_ip6_name(&in6, text, sizeof text);
+    *port = ntohs(in6.sin6_port);
+  } else if (address.ss_family == AF_INET) {
+    const auto& in = reinterpret_cast<const sockaddr_in&>(address);
+    uv_ip4_name(&in, text, sizeof text);
+    *port = ntohs(in.sin_port);
+  }
+  return text;
+}
+
+}  // namespace
+
+// What libuv holds: freed when it has called back for both handles. The Stream may be gone by then.
+struct Stream::Shared {
+  union {
+    uv_tcp_t tcp;
+    uv_pipe_t pipe;
+    uv_stream_t stream;
+    uv_handle_t handle;
+  };
+  Stream* owner = nullptr;
+  uv_write_t write;
+  std::string writing;  // what the kernel is taking
+  bool write_pending = false;
+  bool closing = false;
+  // Only for the time between close() and the end of the output.
+  uv_timer_t linger;
+  bool lingers = false;
+  uv_write_t last_write;
+  std::string last;
+
+  void close_handle() {
+    if (closing) return;
+    closing = true;
+    if (!lingers) {
+      close_stream();
+      return;
+    }
+    uv_close(reinterpret_cast<uv_handle_t*>(&linger),
+             [](uv_handle_t* h) { static_cast<Shared*>(h->data)->close_stream(); });
+  }
+  void close_stream() {
+    uv_close(&handle, [](uv_handle_t* h) { delete static_cast<Shared*>(h->data); });
+  }
+
+  // Sends `rest` behind what is being written, then closes.
+  void finish(std::string rest) {
+    last = std::move(rest);
+    CHECK(uv_timer_init(handle.loop, &linger) == 0);
+    linger.data = this;
+    lingers = true;
+    uv_timer_start(
+        &linger, [](uv_timer_t* t) { static_cast<Shared*>(t->data)->close_handle(); }, kLingerMs,
+        0);
+    uv_buf_t buffer = uv_buf_init(last.data(), static_cast<unsigned>(last.size()));
+    last_write.data = this;
+    // An empty write is called back in its turn too, behind the pending one.
+    int status = uv_write(&last_write, &stream, &buffer, 1, [](uv_write_t* request, int) {
+      static_cast<Shared*>(request->data)->close_handle();
+    });
+    if (status != 0) close_handle();
+  }
+};
+
+void FlushList::remove(Stream* stream) {
+  std::ranges::replace(streams_, stream, static_cast<Stream*>(nullptr));
+}
+
+void FlushList::flush() {
+  // Flushing may touch further streams: they are appended and flushed in the same pass.
+  for (size_t i = 0; i < streams_.size(); ++i) {
+    if (streams_[i] != nullptr) streams_[i]->flush();
+  }
+  streams_.clear();
+}
+
+Stream::Stream(FlushList& flushes) : flushes_(flushes), shared_(new Shared) {
+  shared_->owner = this;
+}
+
+Expected<std::unique_ptr<Stream>> Stream::accept(uv_stream_t* listener, FlushList& flushes) {
+  std::unique_ptr<Stream> stream(new Stream(flushes));
+  Shared* shared = stream->shared_;
+  CHECK(uv_tcp_init(listener->loop, &shared->tcp) == 0);
+  shared->handle.data = shared;
+  if (int status = uv_accept(listener, &shared->stream); status != 0) {
+    return fail(Code::kIo, uv_strerror(status));
+  }
+  uv_tcp_nodelay(&shared->tcp, 1);
+  sockaddr_storage address{};
+  int length = sizeof address;
+  uint16_t port = 0;
+  if (uv_tcp_getpeername(&shared->tcp, reinterpret_cast<sockaddr*>(&address), &length) == 0) {
+    stream->peer_ = address_text(address, &port);
+    stream->peer_ += ":" + std::to_string(port);
+  }
+  return stream;
+}
+
+Expected<std::unique_ptr<Stream>> Stream::adopt_unix(uv_loop_t* loop, int fd, FlushList& flushes) {
+  std::unique_ptr<Stream> stream(new Stream(flushes));
+  Shared* shared = stream->shared_;
+  CHECK(uv_pipe_init(loop, &shared->pipe, 0) == 0);
+  shared->handle.data = shared;
+  if (int status = uv_pipe_open(&shared->pipe, fd); status != 0) {
+    return fail(Code::kIo, uv_strerror(status));
+  }
+  return stream;
+}
+
+Stream::~Stream() {
+  if (touched_) flushes_.remove(this);
+  if (shared_ == nullptr) return;
+  shared_->owner = nullptr;
+  shared_->close_handle();
+}
+
+void Stream::start(Events events) {
+  events_ = std::move(events);
+  read_start();
+}
+
+void Stream::read_start() {
+  int status = uv_read_start(
+      &shared_->stream,
+      [](uv_handle_t*, size_t, uv_buf_t* buffer) {
+        *buffer = uv_buf_init(reinterpret_cast<char*>(read_buffer.data()), read_buffer.size());
+      },
+      [](uv_stream_t* handle, ssize_t count, const uv_buf_t* buffer) {
+        auto* shared = static_cast<Shared*>(handle->data);
+        if (shared->owner == nullptr || count == 0) return;
+        if (count < 0) {
+          shared->owner->end(count == UV_EOF ? "closed by the peer"
+                                             : uv_strerror(static_cast<int>(count)));
+          return;
+        }
+        shared->owner->received(
+            {reinterpret_cast<const uint8_t*>(buffer->base), static_cast<size_t>(count)});
+      });
+  if (status != 0 && status != UV_EALREADY) end(uv_strerror(status));
+}
+
+size_t Stream::hand_over(std::span<const uint8_t> bytes) {
+  size_t taken = 0;
+  do {  // again where the receiver paused and resumed within one call
+    resumed_ = false;
+    delivering_ = true;
+    taken += events_.on_data(bytes.subspan(taken));
+    delivering_ = false;
+    CHECK(taken <= bytes.size());
+  } while (resumed_ && !paused_ && !closed() && taken < bytes.size());
+  return taken;
+}
+
+void Stream::received(std::span<const uint8_t> bytes) {
+  if (!kept_.empty() || paused_) {
+    kept_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    hand_over_kept();
+    return;
+  }
+  size_t taken = hand_over(bytes);
+  if (closed()) return;
+  kept_.assign(reinterpret_cast<const char*>(bytes.data()) + taken, bytes.size() - taken);
+}
+
+void Stream::hand_over_kept() {
+  if (paused_ || closed() || kept_.empty()) return;
+  size_t taken = hand_over({reinterpret_cast<const uint8_t*>(kept_.data()), kept_.size()});
+  if (closed()) return;
+  kept_.erase(0, taken);
+  if (kept_.empty() && kept_.capacity() > kKeepCapacityBytes) std::string().swap(kept_);
+}
+
+void Stream::touch() {
+  if (touched_ || closed()) return;
+  touched_ = true;
+  flushes_.add(this);
+}
+
+size_t Stream::unsent_bytes() const {
+  return out_.size() + (shared_ != nullptr ? shared_->writing.size() : 0);
+}
+
+void Stream::flush() {
+  touched_ = false;
+  if (closed() || out_.empty() || shared_->write_pending) return;
+  uv_buf_t buffer = uv_buf_init(out_.data(), static_cast<unsigned>(out_.size()));
+  int written = uv_try_write(&shared_->stream, &buffer, 1);
+  if (written < 0 && written != UV_EAGAIN) {
+    end(uv_strerror(written));
+    return;
+  }
+  size_t sent = written > 0 ? static_cast<size_t>(written) : 0;
+  if (sent == out_.size()) {
+    out_.clear();
+    if (out_.capacity() > kKeepCapacityBytes) std::string().swap(out_);
+    if (events_.on_drained) events_.on_drained();
+    return;
+  }
+  shared_->writing.assign(out_, sent);
+  out_.clear();
+  buffer = uv_buf_init(shared_->writing.data(), static_cast<unsigned>(shared_->writing.size()));
+  shared_->write.data = shared_;
+  shared_->write_pending = true;
+  int status =
+      uv_write(&shared_->write, &shared_->stream, &buffer, 1, [](uv_write_t* request, int result) {
+        auto* shared = static_cast<Shared*>(request->data);
+        shared->write_pending = false;
+        if (shared->owner != nullptr) shared->owner->write_done(result);
+      });
+  if (status != 0) end(uv_strerror(status));
+}
+
+void Stream::write_done(int status) {
+  std::string().swap(shared_->writing);
+  if (status < 0) {
+    if (status != UV_ECANCELED) end(uv_strerror(status));
+    return;
+  }
+  if (out_.empty()) {
+    if (events_.on_drained) events_.on_drained();
+  } else {
+    flush();
+  }
+}
+
+void Stream::pause() {
+  if (paused_ || closed()) return;
+  paused_ = true;
+  uv_read_stop(&shared_->stream);
+}
+
+void Stream::resume() {
+  if (!paused_ || closed()) return;
+  paused_ = false;
+  if (delivering_) {
+    resumed_ = true;
+  } else {
+    hand_over_kept();
+  }
+  if (!paused_ && !closed()) read_start();
+}
+
+void Stream::end(std::string_view reason) {
+  if (closed()) return;
+  auto on_end = std::move(events_.on_end);
+  Shared* shared = std::exchange(shared_, nullptr);
+  shared->owner = nullptr;
+  shared->close_handle();
+  if (on_end) on_end(reason);
+}
+
+void Stream::close() {
+  if (closed()) return;
+  if (!shared_->write_pending) flush();
+  if (closed()) return;
+  Shared* shared = std::exchange(shared_, nullptr);
+  shared->owner = nullptr;
+  uv_read_stop(&shared->stream);
+  if (!shared->write_pending && out_.empty()) {
+    shared->close_handle();
+    return;
+  }
+  shared->finish(std::move(out_));
+}
+
+struct Listener::State {
+  uv_tcp_t tcp;
+  std::function<void(uv_stream_t*)> on_connection;
+};
+
+Expected<std::unique_ptr<Listener>> Listener::tcp(uv_loop_t* loop, const std::string& host,
+                                                  uint16_t port,
+                                                  std::function<void(uv_stream_t*)> on_connection) {
+  std::unique_ptr<Listener> listener(new Listener);
+  auto* state = listener->state_ = new State;
+  state->on_connection = std::move(on_connection);
+  CHECK(uv_tcp_init(loop, &state->tcp) == 0);
+  state->tcp.data = state;
+  sockaddr_storage address{};
+  auto refuse = [&](std::string_view why) {
+    return fail(Code::kIo,
+                "cannot listen on " + host + ":" + std::to_string(port) + ": " + std::string(why));
+  };
+  if (uv_ip4_addr(host.c_str(), port, reinterpret_cast<sockaddr_in*>(&address)) != 0 &&
+      uv_ip6_addr(host.c_str(), port, reinterpret_cast<sockaddr_in6*>(&address)) != 0) {
+    return refuse("not an IPv4 or IPv6 address");
+  }
+  if (int s = uv_tcp_bind(&state->tcp, reinterpret_cast<sockaddr*>(&address), 0); s != 0) {
+    return refuse(uv_strerror(s));
+  }
+  int status = uv_listen(reinterpret_cast<uv_stream_t*>(&state->tcp), 511,
+                         [](uv_stream_t* server, int result) {
+                           if (result == 0) {
+                             static_cast<State*>(server->data)->on_connection(server);
+                           }
+                         });
+  if (status != 0) return refuse(uv_strerror(status));
+  int length = sizeof address;
+  uv_tcp_getsockname(&state->tcp, reinterpret_cast<sockaddr*>(&address), &length);
+  listener->host_ = address_text(address, &listener->port_);
+  return listener;
+}
+
+Listener::~Listener() {
+  if (state_ == nullptr) return;
+  uv_close(reinterpret_cast<uv_handle_t*>(&state_->tcp),
+           [](uv_handle_t* handle) { delete static_cast<State*>(handle->data); });
+}
+
+}  // namespace sluice::net

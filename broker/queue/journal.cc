@@ -1,0 +1,86 @@
+#include "broker/queue/journal.h"
+
+#include "base/check.h"
+#include "broker/queue/queue.h"
+
+namespace sluice::broker {
+
+Journal::Journal(storage::Store& store, uv_loop_t* loop, Failed failed)
+    : store_(store), failed_(std::move(failed)), wakeup_(loop, [this] { committed(); }) {}
+
+AppendSlot Journal::append(storage::QueueId queue, storage::Sequence sequence,
+                           storage::RecordPtr record) {
+  gathering_bytes_ += record->bytes().size();
+  gathering_->appends.push_back({queue, sequence, std::move(record)});
+  return {batch_number_, static_cast<uint32_t>(gathering_->appends.size() - 1)};
+}
+
+bool Journal::cancel(const AppendSlot& slot) {
+  if (slot.batch != batch_number_) return false;
+  storage::RecordPtr& record = gathering_->appends[slot.index].record;
+  CHECK(record != nullptr);
+  gathering_bytes_ -= record->bytes().size();
+  record.reset();
+  return true;
+}
+
+void Journal::drop(storage::QueueId queue) {
+  for (storage::Batch::Append& append : gathering_->appends) {
+    if (append.queue != queue || append.record == nullptr) continue;
+    gathering_bytes_ -= append.record->bytes().size();
+    append.record.reset();
+  }
+  auto of_queue = [queue](const auto& change) { return change.queue == queue; };
+  std::erase_if(gathering_->attempts, of_queue);
+  gathering_->dropped_queues.push_back(queue);
+}
+
+void Journal::turn_end() {
+  if (in_flight_) return;
+  for (const auto& queue : consumed_) queue->collect_consumed(*gathering_);
+  consumed_.clear();
+  if (gathering_->empty()) {
+    gathering_->clear();  // cancelled appends
+    ++batch_number_;
+    auto ready = std::exchange(waiting_, {});
+    for (auto& callback : ready) callback();
+    return;
+  }
+  in_flight_ = true;
+  ++batch_number_;
+  in_flight_bytes_ = std::exchange(gathering_bytes_, 0);
+  in_flight_waiting_ = std::exchange(waiting_, {});
+  auto batch =
+      std::exchange(gathering_, spare_ ? std::move(spare_) : std::make_unique<storage::Batch>());
+  // The wakeup outlives the store's committer: the shard closes the store before its journal goes.
+  store_.commit(std::move(batch), [this, result = result_](std::unique_ptr<storage::Batch> written,
+                                                           Expected<> outcome) {
+    {
+      std::lock_guard lock(result->mutex);
+      result->batch = std::move(written);
+      result->outcome = std::move(outcome);
+    }
+    wakeup_.send();
+  });
+}
+
+void Journal::committed() {
+  Expected<> outcome;
+  {
+    std::lock_guard lock(result_->mutex);
+    if (result_->batch == nullptr) return;
+    spare_ = std::move(result_->batch);
+    outcome = std::move(result_->outcome);
+  }
+  spare_->clear();
+  in_flight_ = false;
+  in_flight_bytes_ = 0;
+  if (!outcome) {
+    failed_(outcome.error());
+    return;
+  }
+  auto ready = std::exchange(in_flight_waiting_, {});
+  for (auto& callback : ready) callback();
+}
+
+}  // namespace sluice::broker

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "broker/amqp/error.h"
+#include "broker/amqp/properties.h"
+#include "broker/counters.h"
+#include "broker/queue/journal.h"
+#include "broker/queue/queue.h"
+#include "broker/routing/exchange.h"
+
+namespace sluice::broker {
+
+// A message on its way in. The views are copied if it reaches a queue.
+struct Publication {
+  std::string_view exchange;
+  std::string_view routing_key;
+  amqp::Bytes properties;  // as on the wire; well-formed
+  amqp::Bytes body;
+};
+
+struct Published {
+  size_t queue_count = 0;
+  bool stored = false;  // in at least one queue that will write it
+};
+
+// The names: exchanges, queues and bindings, and what follows from them, publishing. Durable ones
+// are written to the catalog through the journal, in the same batch as whatever else the callback
+// does. On the shard's thread.
+//
+// Refusals are AMQP's: the code and text that a client is closed with. `connection` is the caller's
+// identity for exclusive queues; null for the administration, which may not touch those.
+class VirtualHost {
+ public:
+  VirtualHost(Journal& journal, std::string name);
+
+  // Loads the durable definitions and the queues' messages. Once, before anything else.
+  Expected<> recover(storage::Store& store);
+
+  const std::string& name() const { return name_; }
+  Journal& journal() { return journal_; }
+  Counters& counters() { return counters_; }
+
+  // Declaring what is there with the same settings is no change; true where it is new.
+  amqp::Outcome<bool> declare_exchange(ExchangeSettings settings);
+  amqp::Outcome<> delete_exchange(std::string_view name, bool if_unused);
+  amqp::Outcome<Exchange*> use_exchange(std::string_view name);
+
+  struct Declared {
+    std::shared_ptr<Queue> queue;
+    bool created;
+  };
+  // An empty name makes one up.
+  amqp::Outcome<Declared> declare_queue(QueueSettings settings, const void* connection);
+  amqp::Outcome<std::shared_ptr<Queue>> use_queue(std::string_view name, const void* connection);
+  // Returns how many ready messages went with it. One that is not there counts as deleted.
+  amqp::Outcome<size_t> delete_queue(std::string_view name, bool if_unused, bool if_empty,
+                                     const void* connection);
+
+  amqp::Outcome<> bind(std::string_view queue, std::string_view exchange,
+                       std::string_view routing_key, amqp::Table arguments, const void* connection);
+  amqp::Outcome<> unbind(std::string_view queue, std::string_view exchange,
+                         std::string_view routing_key, const amqp::Table& arguments,
+                         const void* connection);
+
+  // A consumer has left the queue: it goes too, where it is an auto-delete one and this was the
+  // last.
+  void consumer_left(const std::shared_ptr<Queue>& queue);
+  // A connection has ended: its exclusive queues go.
+  void connection_ended(const void* connection);
+
+  // Routes and enqueues. kNotFound where the exchange does not exist.
+  amqp::Outcome<Published> publish(const Publication& publication);
+
+  // Ends a message that was taken out of `queue`: to the queue's dead-letter exchange where it has
+  // one, else it is discarded and counted. Its settling and the publishing commit together.
+  void reject(Queue& queue, const Entry& entry);
+  const std::map<std::string, std::shared_ptr<Queue>, std::less<>>& queues() const {
+    return queues_;
+  }
+  const std::map<std::string, std::unique_ptr<Exchange>, std::less<>>& exchanges() const {
+    return exchanges_;
+  }
+
+ private:
+  void remove_queue(const std::shared_ptr<Queue>& queue);
+  void remove_exchange(Exchange& exchange);
+  // The catalog's side (virtual_host_catalog.cc): what is not durable is left alone.
+  void save(const Exchange& exchange);
+  void save(const Queue& queue);
+  void save(const Exchange& exchange, const Binding& binding);
+  void forget(const Exchange& exchange);
+  void forget(const Queue& queue);
+  void forget(const Exchange& exchange, const Binding& binding);
+  Expected<> recover_exchanges(storage::Store& store);
+  Expected<> recover_queues(storage::Store& store);
+  Expected<> recover_bindings(storage::Store& store);
+  storage::QueueId new_queue_id();
+
+  Journal& journal_;
+  const std::string name_;
+  Counters counters_;
+  std::map<std::string, std::unique_ptr<Exchange>, std::less<>> exchanges_;
+  std::map<std::string, std::shared_ptr<Queue>, std::less<>> queues_;
+  storage::QueueId last_queue_id_ = 0;
+  uint64_t route_ = 0;
+  std::vector<Queue*> routed_;
+};
+
+}  // namespace sluice::broker

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <unordered_set>
+#include <vector>
+
+#include "broker/net/stream.h"
+#include "broker/routing/virtual_host.h"
+#include "broker/session/connection.h"
+
+namespace sluice::broker {
+
+// The AMQP listener and its connections. On the shard's thread.
+class Server {
+ public:
+  Server(uv_loop_t* loop, VirtualHost& virtual_host, std::string node_name);
+  ~Server();
+
+  Expected<> listen(const std::string& host, uint16_t port);
+  const std::string& host() const { return listener_->host(); }
+  uint16_t port() const { return listener_->port(); }
+
+  // Closes the listener and all connections, with CONNECTION_FORCED; `done` when they have ended.
+  void stop(std::function<void()> done);
+
+  // To be called at the end of each turn: confirms, then output.
+  void turn_end();
+  uv_loop_t* loop() { return loop_; }
+  VirtualHost& virtual_host() { return virtual_host_; }
+  const std::string& node_name() const { return node_name_; }
+  const std::unordered_set<std::shared_ptr<Connection>>& connections() const {
+    return connections_;
+  }
+
+  // For connections.
+  bool authenticate(std::string_view user, std::string_view password,
+                    const std::string& peer) const;
+  void ended(const std::shared_ptr<Connection>& connection);
+  void confirms_due(Connection* connection) {
+    confirms_due_.push_back(connection->weak_from_this());
+  }
+
+ private:
+  uv_loop_t* loop_;
+  VirtualHost& virtual_host_;
+  const std::string node_name_;
+  net::FlushList flushes_;
+  std::unique_ptr<net::Listener> listener_;
+  std::unordered_set<std::shared_ptr<Connection>> connections_;
+  std::vector<std::shared_ptr<Connection>> ended_;  // until the turn is over
+  std::vector<std::weak_ptr<Connection>> confirms_due_;
+  std::function<void()> stopped_;
+};
+
+}  // namespace sluice::broker

@@ -1,0 +1,34 @@
+#include "broker/shard.h"
+
+namespace sluice::broker {
+
+Shard::Shard(uv_loop_t* loop, storage::Store& store, std::string node_name, Journal::Failed failed)
+    : loop_(loop),
+      journal_(store, loop, std::move(failed)),
+      virtual_host_(journal_, "/"),
+      server_(loop, virtual_host_, std::move(node_name)),
+      posted_wakeup_(loop, [this] { run_posted(); }),
+      turn_end_(loop, [this] {
+        // The journal first: what it finds durable makes confirms due, which make output.
+        journal_.turn_end();
+        server_.turn_end();
+      }) {}
+
+void Shard::post(std::function<void()> work) {
+  {
+    std::lock_guard lock(posted_mutex_);
+    posted_.push_back(std::move(work));
+  }
+  posted_wakeup_.send();
+}
+
+void Shard::run_posted() {
+  std::vector<std::function<void()>> work;
+  {
+    std::lock_guard lock(posted_mutex_);
+    work.swap(posted_);
+  }
+  for (auto& item : work) item();
+}
+
+}  // namespace sluice::broker

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sluice::storage {
+
+// How many bytes of waiting batches share one write. More would let the first of them wait for the
+// last; a single batch that is larger is still written as one.
+inline constexpr size_t kMergeBytesMax = 4u << 20;
+
+// What the committer keeps allocated between writes.
+inline constexpr size_t kIdleBufferBytes = 1u << 20;
+static_assert(kIdleBufferBytes <= kMergeBytesMax);
+
+// Bodies from this size on lie in blob files, so that compaction does not copy them.
+inline constexpr uint64_t kBlobBytesMin = 64u << 10;
+
+// Memory (each an upper bound of what the engine holds, whatever the backlog is).
+inline constexpr size_t kMessageBufferBytes = 16u << 20;  // one memtable of messages
+inline constexpr int kMessageBuffersMax = 3;              // being filled and being flushed
+inline constexpr size_t kSmallBufferBytes = 2u << 20;     // one memtable of any other kind
+inline constexpr size_t kBlockCacheBytes = 8u << 20;
+inline constexpr int kOpenFilesMax = 512;
+
+// How much log a restart after a crash may have to replay.
+inline constexpr uint64_t kWalBytesMax = 96u << 20;
+static_assert(kWalBytesMax > kMessageBufferBytes * kMessageBuffersMax);
+
+// RocksDB's own log of what it does, in the data directory.
+inline constexpr size_t kInfoLogBytesMax = 2u << 20;
+inline constexpr size_t kInfoLogsMax = 3;
+
+// A queue whose watermark moved on by this many messages since the last time has its files looked
+// through for those that are consumed as a whole.
+inline constexpr uint64_t kReclaimMessages = 50'000;
+
+}  // namespace sluice::storage

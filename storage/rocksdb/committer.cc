@@ -1,0 +1,266 @@
+#include "storage/rocksdb/committer.h"
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+#include <string>
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <rocksdb/convenience.h>
+#include <spdlog/spdlog.h>
+
+#include "base/check.h"
+#include "storage/limits.h"
+#include "storage/rocksdb/keys.h"
+
+namespace sluice::storage {
+namespace {
+
+size_t size_of(const Batch& batch) {
+  size_t bytes = 0;
+  for (const auto& append : batch.appends) {
+    if (append.record != nullptr) bytes += append.record->bytes().size();
+  }
+  for (const auto& blob : batch.blobs) bytes += blob.bytes ? blob.bytes->size() : 0;
+  return bytes;
+}
+
+std::string catalog_key(const Batch::Definition& definition) {
+  return static_cast<char>(definition.kind) + definition.key;
+}
+
+}  // namespace
+
+Committer::Committer(Engine& engine, Watermarks& watermarks)
+    : engine_(engine), watermarks_(watermarks), thread_([this] { run(); }) {
+  pthread_setname_np(thread_.native_handle(), "committer");
+}
+
+void Committer::commit(std::unique_ptr<Batch> batch, Store::Committed done) {
+  CHECK(batch != nullptr);
+  {
+    std::lock_guard lock(mutex_);
+    CHECK(!stopping_);
+    waiting_.push_back({std::move(batch), std::move(done)});
+  }
+  wake_.notify_one();
+}
+
+Expected<> Committer::stop() {
+  {
+    std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  if (thread_.joinable()) thread_.join();
+  if (failed_) return std::unexpected(*failed_);
+  return {};
+}
+
+void Committer::run() {
+  for (;;) {
+    std::vector<Job> jobs = take();
+    if (jobs.empty()) return;
+    if (!failed_) write(jobs);
+    for (Job& job : jobs) {
+      job.done(std::move(job.batch),
+               failed_ ? Expected<>(std::unexpected(*failed_)) : Expected<>());
+    }
+  }
+}
+
+// Waits for work; empty once there is none and none may come.
+std::vector<Committer::Job> Committer::take() {
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [this] { return !waiting_.empty() || stopping_; });
+  std::vector<Job> jobs;
+  size_t bytes = 0;
+  while (!waiting_.empty() && bytes < kMergeBytesMax) {
+    bytes += size_of(*waiting_.front().batch);
+    jobs.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+  return jobs;
+}
+
+void Committer::write(std::vector<Job>& jobs) {
+  rocksdb::Status status = build(jobs);
+  if (status.ok() && write_.Count() > 0) {
+    rocksdb::WriteOptions options;
+    options.sync = true;
+    status = engine_.db->Write(options, &write_);
+  }
+  if (!status.ok()) {
+    failed_ = to_error(status, "writing to the store failed; nothing more is confirmed");
+    spdlog::critical("{}", failed_->message);
+    return;
+  }
+  publish();
+}
+
+// The contents of all jobs, in their order, in write_.
+rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
+  if (write_.GetDataSize() > kIdleBufferBytes) {
+    write_ = rocksdb::WriteBatch();
+  } else {
+    write_.Clear();
+  }
+  plan(jobs);
+  rocksdb::Status status;
+  auto keep = [&status](rocksdb::Status next) {
+    if (status.ok()) status = std::move(next);
+  };
+  for (const Job& job : jobs) {
+    for (const auto& definition : job.batch->definitions) {
+      std::string key = catalog_key(definition);
+      keep(definition.value ? write_.Put(engine_.catalog, key, *definition.value)
+                            : write_.Delete(engine_.catalog, key));
+    }
+    for (const auto& blob : job.batch->blobs) {
+      keep(blob.bytes ? write_.Put(engine_.blobs, blob.key, *blob.bytes)
+                      : write_.Delete(engine_.blobs, blob.key));
+    }
+    for (QueueId queue : job.batch->dropped_queues) keep(build_dropped(queue));
+    for (const auto& append : job.batch->appends) keep(build_append(append));
+    for (const auto& attempts : job.batch->attempts) keep(build_attempts(attempts));
+    for (const auto& remove : job.batch->removes) keep(build_remove(remove));
+  }
+  keep(build_advances());
+  return status;
+}
+
+// Finds out first what this write consumes, so that a message which a later one of the jobs
+// consumed is not written at all.
+void Committer::plan(const std::vector<Job>& jobs) {
+  advances_.clear();
+  dropped_.clear();
+  cached_queue_ = 0;
+  for (const Job& job : jobs) {
+    for (QueueId queue : job.batch->dropped_queues) dropped_.insert(queue);
+    for (const auto& advance : job.batch->advances) {
+      Sequence& watermark = advances_[advance.queue];
+      watermark = std::max(watermark, advance.watermark);
+    }
+  }
+  std::erase_if(advances_, [this](const auto& advance) {
+    return dropped_.contains(advance.first) || advance.second <= watermarks_.get(advance.first);
+  });
+}
+
+rocksdb::Status Committer::build_dropped(QueueId queue) {
+  MessageKey begin(queue, 0);
+  MessageKey end = end_of_queue(queue);
+  for (auto* column : {engine_.messages, engine_.attempts}) {
+    if (auto status = write_.DeleteRange(column, slice(begin.view()), slice(end.view()));
+        !status.ok()) {
+      return status;
+    }
+  }
+  return write_.Delete(engine_.queues, slice(QueueKey(queue).view()));
+}
+
+rocksdb::Status Committer::build_append(const Batch::Append& append) {
+  if (append.record == nullptr || append.sequence < watermark_after(append.queue)) return {};
+  auto bytes = append.record->bytes();
+  return write_.Put(engine_.messages, slice(MessageKey(append.queue, append.sequence).view()),
+                    rocksdb::Slice(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
+}
+
+rocksdb::Status Committer::build_attempts(const Batch::Attempts& attempts) {
+  if (attempts.sequence < watermark_after(attempts.queue)) return {};
+  Queue& queue = queue_of(attempts.queue);
+  queue.attempts_end = std::max(queue.attempts_end, attempts.sequence + 1);
+  std::array<char, 4> count;
+  put_be32(count.data(), attempts.count);
+  return write_.Put(engine_.attempts, slice(MessageKey(attempts.queue, attempts.sequence).view()),
+                    rocksdb::Slice(count.data(), count.size()));
+}
+
+rocksdb::Status Committer::build_advances() {
+  for (const auto& [queue, watermark] : advances_) {
+    std::array<char, 8> value;
+    put_be64(value.data(), watermark);
+    if (auto status = write_.Put(engine_.queues, slice(QueueKey(queue).view()),
+                                 rocksdb::Slice(value.data(), value.size()));
+        !status.ok()) {
+      return status;
+    }
+  }
+  return {};
+}
+
+rocksdb::Status Committer::build_remove(const Batch::Remove& remove) {
+  if (remove.sequence < watermark_after(remove.queue)) return {};
+  MessageKey key(remove.queue, remove.sequence);
+  if (remove.sequence < queue_of(remove.queue).attempts_end) {
+    if (auto status = write_.Delete(engine_.attempts, slice(key.view())); !status.ok()) {
+      return status;
+    }
+  }
+  return write_.Delete(engine_.messages, slice(key.view()));
+}
+
+// The queue's watermark once this write is done; beyond every sequence where it drops the queue.
+Sequence Committer::watermark_after(QueueId queue) {
+  if (queue == cached_queue_) return cached_watermark_;
+  cached_queue_ = queue;
+  if (dropped_.contains(queue)) {
+    cached_watermark_ = ~Sequence{0};
+  } else if (auto found = advances_.find(queue); found != advances_.end()) {
+    cached_watermark_ = found->second;
+  } else {
+    cached_watermark_ = watermarks_.get(queue);
+  }
+  return cached_watermark_;
+}
+
+// The first time that a queue is met, looks for its last attempts: removing a message must remove
+// its attempts too, and most queues have none.
+Committer::Queue& Committer::queue_of(QueueId id) {
+  auto [found, fresh] = queues_.try_emplace(id);
+  if (!fresh) return found->second;
+  MessageKey end = end_of_queue(id);
+  MessageKey begin(id, watermarks_.get(id));
+  rocksdb::Slice lower = slice(begin.view());
+  rocksdb::Slice upper = slice(end.view());
+  rocksdb::ReadOptions options;
+  options.iterate_lower_bound = &lower;
+  options.iterate_upper_bound = &upper;
+  std::unique_ptr<rocksdb::Iterator> last(engine_.db->NewIterator(options, engine_.attempts));
+  last->SeekToLast();
+  if (last->Valid()) found->second.attempts_end = MessageKey::sequence(last->key().data()) + 1;
+  // What cannot be read cannot be ruled out.
+  if (!last->status().ok()) found->second.attempts_end = ~Sequence{0};
+  return found->second;
+}
+
+// After the sync: compaction may now drop what was consumed.
+void Committer::publish() {
+  for (const auto& [id, watermark] : advances_) {
+    watermarks_.advance(id, watermark);
+    Queue& queue = queue_of(id);
+    if (watermark - queue.reclaimed < kReclaimMessages) continue;
+    reclaim(id, 0, watermark);
+    queue.reclaimed = watermark;
+  }
+  for (QueueId queue : dropped_) {
+    watermarks_.erase(queue);
+    queues_.erase(queue);
+    reclaim(queue, 0, ~Sequence{0});
+  }
+}
+
+// Gives back the files in which everything is consumed, without reading them. The rest goes with
+// the next compaction. Failing is harmless: the files stay for that.
+void Committer::reclaim(QueueId queue, Sequence begin, Sequence end) {
+  MessageKey first(queue, begin);
+  MessageKey last(queue, end);
+  rocksdb::Slice lower = slice(first.view());
+  rocksdb::Slice upper = slice(last.view());
+  auto status = rocksdb::DeleteFilesInRange(engine_.db.get(), engine_.messages, &lower, &upper,
+                                            /*include_end=*/false);
+  if (!status.ok()) spdlog::warn("store: disk space is given back later: {}", status.ToString());
+}
+
+}  // namespace sluice::storage

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include <rocksdb/write_batch.h>
+
+#include "storage/rocksdb/engine.h"
+#include "storage/rocksdb/watermarks.h"
+#include "storage/store.h"
+
+namespace sluice::storage {
+
+// The thread that owns every write. It takes the batches that wait, in their order, writes them as
+// one, syncs once, makes the new watermarks known and calls back; what arrives meanwhile is the
+// next write. It sleeps on a condition variable when nothing waits.
+//
+// commit() may be called from any thread; stop() and the destructor from one that is not the
+// committer's. The engine and the watermarks are borrowed.
+class Committer {
+ public:
+  Committer(Engine& engine, Watermarks& watermarks);
+  ~Committer() { stop(); }
+
+  // See Store::commit().
+  void commit(std::unique_ptr<Batch> batch, Store::Committed done);
+
+  // Writes what was handed over, then ends the thread. Nothing may be committed after it. Returns
+  // the error that was final, if there was one.
+  Expected<> stop();
+
+ private:
+  struct Job {
+    std::unique_ptr<Batch> batch;
+    Store::Committed done;
+  };
+
+  // What the committer remembers of a queue that it met.
+  struct Queue {
+    Sequence attempts_end = 1;  // no attempts are stored from here on
+    Sequence reclaimed = 1;     // watermark when its files were last looked through
+  };
+
+  void run();
+  std::vector<Job> take();
+  void write(std::vector<Job>& jobs);
+  rocksdb::Status build(const std::vector<Job>& jobs);
+  void plan(const std::vector<Job>& jobs);
+  rocksdb::Status build_dropped(QueueId queue);
+  rocksdb::Status build_append(const Batch::Append& append);
+  rocksdb::Status build_attempts(const Batch::Attempts& attempts);
+  rocksdb::Status build_advances();
+  rocksdb::Status build_remove(const Batch::Remove& remove);
+  Sequence watermark_after(QueueId queue);
+  Queue& queue_of(QueueId queue);
+  void publish();
+  void reclaim(QueueId queue, Sequence begin, Sequence end);
+
+  Engine& engine_;
+  Watermarks& watermarks_;
+
+  std::mutex mutex_;  // guards what follows; the rest is the committer thread's
+  std::condition_variable wake_;
+  std::deque<Job> waiting_;
+  bool stopping_ = false;
+
+  std::optional<Error> failed_;  // read by stop() once the thread has ended
+  std::unordered_map<QueueId, Queue> queues_;
+  // Of the write that is being built.
+  rocksdb::WriteBatch write_;
+  std::unordered_map<QueueId, Sequence> advances_;
+  std::unordered_set<QueueId> dropped_;
+  // The queue that watermark_after() met last; 0 is none.
+  QueueId cached_queue_ = 0;
+  Sequence cached_watermark_ = 1;
+
+  std::thread thread_;  // last: it uses all of the above
+};
+
+}  // namespace sluice::storage

@@ -1,0 +1,192 @@
+#include "storage/rocksdb/engine.h"
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include <fmt/format.h>
+#include <rocksdb/cache.h>
+#include <rocksdb/convenience.h>
+#include <rocksdb/env.h>
+#include <rocksdb/listener.h>
+#include <rocksdb/options.h>
+#include <rocksdb/table.h>
+
+#include "storage/limits.h"
+#include "storage/rocksdb/consumed_filter.h"
+#include "storage/rocksdb/keys.h"
+
+namespace sluice::storage {
+namespace {
+
+// Errors of the disk are final. RocksDB must not clear one behind our back and go on writing after
+// a log that has a hole.
+class NoResume : public rocksdb::EventListener {
+ public:
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, rocksdb::Status,
+                            bool* auto_recovery) override {
+    *auto_recovery = false;
+  }
+};
+
+rocksdb::DBOptions database_options(rocksdb::Env* env) {
+  rocksdb::DBOptions options;
+  if (env != nullptr) options.env = env;
+  options.create_if_missing = true;
+  options.create_missing_column_families = true;
+
+  // Durability: see "Recovery" in FORMAT.md. Point-in-time, because what a power cut leaves of the
+  // last write need not be a prefix of it; check_wal() has made sure that nothing is lost by it.
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  options.track_and_verify_wals_in_manifest = true;
+  options.max_bgerror_resume_count = 0;
+  options.listeners.push_back(std::make_shared<NoResume>());
+  options.paranoid_checks = true;
+
+  // One writer: the committer.
+  options.allow_concurrent_memtable_write = false;
+  options.enable_write_thread_adaptive_yield = false;
+
+  options.max_background_jobs = 2;
+  options.max_open_files = kOpenFilesMax;
+  options.max_total_wal_size = kWalBytesMax;
+  options.bytes_per_sync = 1u << 20;
+  options.max_manifest_file_size = 16u << 20;
+  options.skip_stats_update_on_db_open = true;
+
+  // Nothing of ours reads these, and an idle broker should be idle.
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  options.max_log_file_size = kInfoLogBytesMax;
+  options.keep_log_file_num = kInfoLogsMax;
+  return options;
+}
+
+rocksdb::ColumnFamilyOptions small_column(const std::shared_ptr<rocksdb::Cache>& cache) {
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = cache;
+  table.cache_index_and_filter_blocks = true;
+  table.format_version = 5;
+  rocksdb::ColumnFamilyOptions options;
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  options.write_buffer_size = kSmallBufferBytes;
+  options.max_write_buffer_number = 2;
+  options.compression = rocksdb::kNoCompression;
+  options.level_compaction_dynamic_level_bytes = true;
+  return options;
+}
+
+rocksdb::ColumnFamilyOptions message_column(const std::shared_ptr<rocksdb::Cache>& cache) {
+  rocksdb::ColumnFamilyOptions options = small_column(cache);
+  options.write_buffer_size = kMessageBufferBytes;
+  options.max_write_buffer_number = kMessageBuffersMax;
+  options.target_file_size_base = 32u << 20;
+  options.max_bytes_for_level_base = 128u << 20;
+  options.enable_blob_files = true;
+  options.min_blob_size = kBlobBytesMin;
+  options.blob_file_size = 64u << 20;
+  options.enable_blob_garbage_collection = true;
+  // What is consumed soon is not worth compressing; what stays is.
+  auto supported = rocksdb::GetSupportedCompressions();
+  if (std::ranges::find(supported, rocksdb::kLZ4Compression) != supported.end()) {
+    options.bottommost_compression = rocksdb::kLZ4Compression;
+  }
+  return options;
+}
+
+rocksdb::ColumnFamilyOptions blob_column(const std::shared_ptr<rocksdb::Cache>& cache) {
+  rocksdb::ColumnFamilyOptions options = small_column(cache);
+  options.enable_blob_files = true;
+  options.min_blob_size = kBlobBytesMin;
+  options.enable_blob_garbage_collection = true;
+  return options;
+}
+
+struct Column {
+  const char* name;
+  rocksdb::ColumnFamilyHandle* Engine::*handle;
+};
+
+constexpr std::array<Column, 6> kColumns = {{{"default", &Engine::meta},
+                                             {"messages", &Engine::messages},
+                                             {"attempts", &Engine::attempts},
+                                             {"queues", &Engine::queues},
+                                             {"catalog", &Engine::catalog},
+                                             {"blobs", &Engine::blobs}}};
+
+std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermarks) {
+  auto cache = rocksdb::NewLRUCache(kBlockCacheBytes, /*num_shard_bits=*/0);
+  auto filter = make_consumed_filter_factory(watermarks);
+  std::vector<rocksdb::ColumnFamilyDescriptor> all;
+  for (const Column& column : kColumns) {
+    std::string_view name = column.name;
+    rocksdb::ColumnFamilyOptions options = name == "messages" ? message_column(cache)
+                                           : name == "blobs"  ? blob_column(cache)
+                                                              : small_column(cache);
+    if (name == "messages" || name == "attempts") options.compaction_filter_factory = filter;
+    all.emplace_back(column.name, options);
+  }
+  return all;
+}
+
+// A column family that we do not know is the work of a newer version.
+Expected<> check_columns(const rocksdb::DBOptions& options, const std::string& directory) {
+  std::vector<std::string> names;
+  auto status = rocksdb::DB::ListColumnFamilies(options, directory, &names);
+  if (!status.ok()) return {};  // new, or opening it tells better what is wrong
+  for (const std::string& name : names) {
+    if (std::ranges::none_of(kColumns, [&](const Column& c) { return name == c.name; })) {
+      return fail(Code::kInvalid,
+                  fmt::format("the data directory {} holds \"{}\", which this version does not "
+                              "know: a newer version of Sluice wrote it, use that one",
+                              directory, name));
+    }
+  }
+  return {};
+}
+
+bool held_by_another(const rocksdb::Status& status) {
+  std::string text = status.ToString();
+  return status.IsIOError() && text.find("LOCK: ") != std::string::npos &&
+         (text.find("temporarily unavailable") != std::string::npos ||
+          text.find("lock hold by current process") != std::string::npos);
+}
+
+}  // namespace
+
+Engine::~Engine() {
+  if (db == nullptr) return;
+  for (const Column& column : kColumns) {
+    if (this->*column.handle != nullptr) db->DestroyColumnFamilyHandle(this->*column.handle);
+  }
+  db->Close();
+}
+
+Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
+                       const Watermarks& watermarks, Engine& engine) {
+  rocksdb::DBOptions options = database_options(env);
+  if (auto known = check_columns(options, directory); !known) return known;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  rocksdb::DB* db = nullptr;
+  auto status = rocksdb::DB::Open(options, directory, columns(watermarks), &handles, &db);
+  if (held_by_another(status)) {
+    return fail(Code::kUnavailable,
+                fmt::format("the data directory {} is in use by another process", directory));
+  }
+  if (!status.ok()) {
+    return std::unexpected(to_error(status, fmt::format("opening the store in {}", directory)));
+  }
+  engine.db.reset(db);
+  for (size_t i = 0; i < kColumns.size(); ++i) engine.*kColumns[i].handle = handles[i];
+  return {};
+}
+
+Error to_error(const rocksdb::Status& status, std::string_view doing) {
+  Code code = status.IsCorruption()        ? Code::kCorrupt
+              : status.IsInvalidArgument() ? Code::kInvalid
+              : status.IsNotFound()        ? Code::kNotFound
+                                           : Code::kIo;
+  return {code, fmt::format("{}: {}", doing, status.ToString())};
+}
+
+}  // namespace sluice::storage

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include <rocksdb/db.h>
+
+#include "base/error.h"
+#include "storage/rocksdb/watermarks.h"
+
+namespace sluice::storage {
+
+// The open database and its column families (storage/FORMAT.md). Closes both.
+struct Engine {
+  std::unique_ptr<rocksdb::DB> db;
+  rocksdb::ColumnFamilyHandle* meta = nullptr;
+  rocksdb::ColumnFamilyHandle* messages = nullptr;
+  rocksdb::ColumnFamilyHandle* attempts = nullptr;
+  rocksdb::ColumnFamilyHandle* queues = nullptr;
+  rocksdb::ColumnFamilyHandle* catalog = nullptr;
+  rocksdb::ColumnFamilyHandle* blobs = nullptr;
+
+  Engine() = default;
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+  ~Engine();
+};
+
+// Opens the database in `directory`. `watermarks` is what its compaction filters read; it is empty
+// until the caller has loaded it, and must outlive the engine. The format is not checked yet.
+Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
+                       const Watermarks& watermarks, Engine& engine);
+
+// An Error that says what was being done, what RocksDB answered, and of which kind that is.
+Error to_error(const rocksdb::Status& status, std::string_view doing);
+
+inline rocksdb::Slice slice(std::string_view view) { return {view.data(), view.size()}; }
+
+}  // namespace sluice::storage

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <string_view>
+
+#include "storage/store.h"
+
+// The byte layouts of storage/FORMAT.md.
+namespace sluice::storage {
+
+static_assert(std::endian::native == std::endian::little);
+
+inline void put_be64(char* to, uint64_t value) {
+  value = __builtin_bswap64(value);
+  std::memcpy(to, &value, sizeof value);
+}
+
+inline uint64_t get_be64(const char* from) {
+  uint64_t value;
+  std::memcpy(&value, from, sizeof value);
+  return __builtin_bswap64(value);
+}
+
+inline void put_be32(char* to, uint32_t value) {
+  value = __builtin_bswap32(value);
+  std::memcpy(to, &value, sizeof value);
+}
+
+inline uint32_t get_be32(const char* from) {
+  uint32_t value;
+  std::memcpy(&value, from, sizeof value);
+  return __builtin_bswap32(value);
+}
+
+inline constexpr size_t kQueueKeyBytes = 8;
+inline constexpr size_t kMessageKeyBytes = 16;
+
+// queue_id, the key of a queue's position.
+class QueueKey {
+ public:
+  explicit QueueKey(QueueId queue) { put_be64(bytes_.data(), queue); }
+  std::string_view view() const { return {bytes_.data(), bytes_.size()}; }
+
+ private:
+  std::array<char, kQueueKeyBytes> bytes_;
+};
+
+// queue_id | sequence: the bytes sort as the numbers do.
+class MessageKey {
+ public:
+  MessageKey(QueueId queue, Sequence sequence) {
+    put_be64(bytes_.data(), queue);
+    put_be64(bytes_.data() + 8, sequence);
+  }
+  std::string_view view() const { return {bytes_.data(), bytes_.size()}; }
+
+  static QueueId queue(const char* key) { return get_be64(key); }
+  static Sequence sequence(const char* key) { return get_be64(key + 8); }
+
+ private:
+  std::array<char, kMessageKeyBytes> bytes_;
+};
+
+// The first key behind those of `queue`. Queue ids count up from 1; the last one is not given out.
+inline MessageKey end_of_queue(QueueId queue) { return {queue + 1, 0}; }
+
+inline constexpr uint32_t kFormatVersion = 1;
+// Keys of the default column family.
+inline constexpr std::string_view kFormatKey = "format";
+inline constexpr std::string_view kCleanKey = "clean";
+
+}  // namespace sluice::storage

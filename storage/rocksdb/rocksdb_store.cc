@@ -1,0 +1,291 @@
+#include "storage/rocksdb/rocksdb_store.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <unordered_map>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "storage/rocksdb/committer.h"
+#include "storage/rocksdb/engine.h"
+#include "storage/rocksdb/keys.h"
+
+namespace sluice::storage {
+namespace {
+
+std::span<const uint8_t> bytes_of(const rocksdb::Slice& value) {
+  return {reinterpret_cast<const uint8_t*>(value.data()), value.size()};
+}
+
+// A walk over [from, end) of a queue; the bounds live as long as it does. Knows no key outside of
+// the queue and none behind `from`, where the tombstones are.
+class Range {
+ public:
+  Range(const Engine& engine, rocksdb::ColumnFamilyHandle* column, QueueId queue, Sequence from)
+      : begin_(queue, from), end_(end_of_queue(queue)) {
+    lower_ = slice(begin_.view());
+    upper_ = slice(end_.view());
+    rocksdb::ReadOptions options;
+    options.iterate_lower_bound = &lower_;
+    options.iterate_upper_bound = &upper_;
+    options.fill_cache = false;  // a queue is read once
+    iterator_.reset(engine.db->NewIterator(options, column));
+  }
+  Range(const Range&) = delete;
+  Range& operator=(const Range&) = delete;
+
+  rocksdb::Iterator* operator->() const { return iterator_.get(); }
+  Sequence sequence() const { return MessageKey::sequence(iterator_->key().data()); }
+
+ private:
+  MessageKey begin_;
+  MessageKey end_;
+  rocksdb::Slice lower_;
+  rocksdb::Slice upper_;
+  std::unique_ptr<rocksdb::Iterator> iterator_;
+};
+
+class RocksdbStore : public Store {
+ public:
+  // Everything between opening the database and the first commit.
+  Expected<> open(const RocksdbOptions& options);
+
+  void commit(std::unique_ptr<Batch> batch, Committed done) override {
+    committer_->commit(std::move(batch), std::move(done));
+  }
+  Expected<std::vector<CatalogEntry>> catalog(CatalogKind kind) override;
+  Expected<std::string> blob(std::string_view key) override;
+  Expected<QueuePosition> position(QueueId queue) override;
+  Expected<std::vector<StoredMessage>> read(QueueId queue, Sequence from, size_t count_max,
+                                            size_t bytes_max) override;
+  Expected<> close(const std::vector<Delivered>& delivered) override;
+
+ private:
+  Expected<> check_format(const std::string& directory);
+  Expected<> load_watermarks();
+  Expected<> take_clean_mark();
+  bool holds_nothing() const;
+
+  Watermarks watermarks_;
+  Engine engine_;
+  // What the last clean stop wrote down; empty after a crash.
+  std::unordered_map<QueueId, Sequence> delivered_;
+  std::unique_ptr<Committer> committer_;  // last: it stops before what it uses goes
+};
+
+Expected<> RocksdbStore::open(const RocksdbOptions& options) {
+  if (auto opened = open_engine(options.directory, options.env, watermarks_, engine_); !opened) {
+    return opened;
+  }
+  if (auto known = check_format(options.directory); !known) return known;
+  if (auto loaded = load_watermarks(); !loaded) return loaded;
+  if (auto taken = take_clean_mark(); !taken) return taken;
+  committer_ = std::make_unique<Committer>(engine_, watermarks_);
+  return {};
+}
+
+bool RocksdbStore::holds_nothing() const {
+  for (auto* column : {engine_.meta, engine_.messages, engine_.attempts, engine_.queues,
+                       engine_.catalog, engine_.blobs}) {
+    std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator({}, column));
+    any->SeekToFirst();
+    if (any->Valid() || !any->status().ok()) return false;
+  }
+  return true;
+}
+
+Expected<> RocksdbStore::check_format(const std::string& directory) {
+  std::string value;
+  auto status = engine_.db->Get({}, engine_.meta, slice(kFormatKey), &value);
+  if (status.IsNotFound() && holds_nothing()) {
+    char version[4];
+    put_be32(version, kFormatVersion);
+    rocksdb::WriteOptions synced;
+    synced.sync = true;
+    status = engine_.db->Put(synced, engine_.meta, slice(kFormatKey),
+                             rocksdb::Slice(version, sizeof version));
+    if (!status.ok()) return std::unexpected(to_error(status, "creating the store"));
+    return {};
+  }
+  if (!status.ok() && !status.IsNotFound()) {
+    return std::unexpected(to_error(status, "reading the store's format"));
+  }
+  if (status.IsNotFound() || value.size() != 4) {
+    return fail(Code::kInvalid,
+                fmt::format("the data directory {} holds a database that Sluice did "
+                            "not write; choose another one",
+                            directory));
+  }
+  if (uint32_t version = get_be32(value.data()); version != kFormatVersion) {
+    return fail(
+        Code::kInvalid,
+        fmt::format("the data directory {} has format {}, this version reads format {}: use "
+                    "the version of Sluice that wrote it",
+                    directory, version, kFormatVersion));
+  }
+  return {};
+}
+
+Expected<> RocksdbStore::load_watermarks() {
+  std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator({}, engine_.queues));
+  for (at->SeekToFirst(); at->Valid(); at->Next()) {
+    if (at->key().size() != kQueueKeyBytes || at->value().size() != 8) {
+      return fail(Code::kCorrupt, "a stored queue position has the wrong size");
+    }
+    watermarks_.advance(get_be64(at->key().data()), get_be64(at->value().data()));
+  }
+  if (!at->status().ok()) {
+    return std::unexpected(to_error(at->status(), "reading the queue positions"));
+  }
+  return {};
+}
+
+// Reads the clean mark and removes it before anything else is written: it speaks of one stop only.
+Expected<> RocksdbStore::take_clean_mark() {
+  std::string mark;
+  auto status = engine_.db->Get({}, engine_.meta, slice(kCleanKey), &mark);
+  if (status.IsNotFound()) return {};
+  if (!status.ok()) return std::unexpected(to_error(status, "reading the mark of a clean stop"));
+  if (mark.size() % 16 != 0) {
+    return fail(Code::kCorrupt, "the mark of a clean stop has the wrong size");
+  }
+  for (size_t at = 0; at < mark.size(); at += 16) {
+    delivered_[get_be64(mark.data() + at)] = get_be64(mark.data() + at + 8);
+  }
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  status = engine_.db->Delete(synced, engine_.meta, slice(kCleanKey));
+  if (!status.ok()) return std::unexpected(to_error(status, "removing the mark of a clean stop"));
+  return {};
+}
+
+Expected<std::vector<CatalogEntry>> RocksdbStore::catalog(CatalogKind kind) {
+  std::string begin(1, static_cast<char>(kind));
+  std::string end(1, static_cast<char>(static_cast<uint8_t>(kind) + 1));
+  rocksdb::Slice upper(end);
+  rocksdb::ReadOptions options;
+  options.iterate_upper_bound = &upper;
+  std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator(options, engine_.catalog));
+  std::vector<CatalogEntry> entries;
+  for (at->Seek(begin); at->Valid(); at->Next()) {
+    rocksdb::Slice key = at->key();
+    key.remove_prefix(1);
+    entries.push_back({key.ToString(), at->value().ToString()});
+  }
+  if (!at->status().ok()) return std::unexpected(to_error(at->status(), "reading the catalog"));
+  return entries;
+}
+
+Expected<std::string> RocksdbStore::blob(std::string_view key) {
+  std::string bytes;
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  auto status = engine_.db->Get(options, engine_.blobs, slice(key), &bytes);
+  if (status.IsNotFound()) return fail(Code::kNotFound, fmt::format("no blob {} is stored", key));
+  if (!status.ok()) return std::unexpected(to_error(status, "reading a blob"));
+  return bytes;
+}
+
+Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
+  QueuePosition position;
+  position.watermark = watermarks_.get(queue);
+  Range range(engine_, engine_.messages, queue, position.watermark);
+  range->SeekToLast();
+  if (!range->status().ok()) {
+    return std::unexpected(to_error(range->status(), "reading a queue's end"));
+  }
+  position.next = range->Valid() ? range.sequence() + 1 : position.watermark;
+  auto found = delivered_.find(queue);
+  position.delivered = found == delivered_.end()
+                           ? position.next
+                           : std::clamp(found->second, position.watermark, position.next);
+  return position;
+}
+
+Expected<std::vector<StoredMessage>> RocksdbStore::read(QueueId queue, Sequence from,
+                                                        size_t count_max, size_t bytes_max) {
+  from = std::max(from, watermarks_.get(queue));
+  Range messages(engine_, engine_.messages, queue, from);
+  Range attempts(engine_, engine_.attempts, queue, from);
+  std::vector<StoredMessage> found;
+  size_t bytes = 0;
+  attempts->SeekToFirst();
+  for (messages->SeekToFirst(); messages->Valid(); messages->Next()) {
+    if (found.size() == count_max || bytes > bytes_max) break;
+    Sequence sequence = messages.sequence();
+    auto record = Record::from_bytes(bytes_of(messages->value()));
+    if (!record) {
+      return fail(Code::kCorrupt, fmt::format("message {} of queue {}: {}", sequence, queue,
+                                              record.error().message));
+    }
+    while (attempts->Valid() && attempts.sequence() < sequence) attempts->Next();
+    bool tried = attempts->Valid() && attempts.sequence() == sequence;
+    if (tried && attempts->value().size() != 4) {
+      return fail(Code::kCorrupt, "a stored number of attempts has the wrong size");
+    }
+    bytes += (*record)->bytes().size();
+    found.push_back({sequence, tried ? get_be32(attempts->value().data()) : 0, *std::move(record)});
+  }
+  for (const auto& status : {messages->status(), attempts->status()}) {
+    if (!status.ok()) return std::unexpected(to_error(status, "reading a queue"));
+  }
+  return found;
+}
+
+Expected<> RocksdbStore::close(const std::vector<Delivered>& delivered) {
+  if (auto stopped = committer_->stop(); !stopped) return stopped;
+  std::string mark(delivered.size() * 16, '\0');
+  for (size_t i = 0; i < delivered.size(); ++i) {
+    put_be64(mark.data() + i * 16, delivered[i].queue);
+    put_be64(mark.data() + i * 16 + 8, delivered[i].below);
+  }
+  rocksdb::WriteOptions synced;
+  synced.sync = true;
+  auto status = engine_.db->Put(synced, engine_.meta, slice(kCleanKey), mark);
+  if (!status.ok()) return std::unexpected(to_error(status, "marking the stop as clean"));
+  return {};
+}
+
+// A new name is there after a power cut once the directory that holds it is synced.
+bool sync_directory(const std::filesystem::path& directory) {
+  int fd = ::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return false;
+  bool synced = ::fsync(fd) == 0;
+  ::close(fd);
+  return synced;
+}
+
+Expected<> make_directory(const std::string& directory) {
+  std::error_code error;
+  auto path = std::filesystem::absolute(directory, error);
+  std::vector<std::filesystem::path> missing;
+  while (!error && path.has_relative_path() && !std::filesystem::exists(path, error)) {
+    missing.push_back(path);
+    path = path.parent_path();
+  }
+  for (; !error && !missing.empty(); missing.pop_back()) {
+    std::filesystem::create_directory(missing.back(), error);
+    if (!error && !sync_directory(missing.back().parent_path())) {
+      error.assign(errno, std::system_category());
+    }
+  }
+  if (!error) return {};
+  return fail(Code::kIo, fmt::format("the data directory {} cannot be created: {}", directory,
+                                     error.message()));
+}
+
+}  // namespace
+
+Expected<std::unique_ptr<Store>> open_rocksdb(const RocksdbOptions& options) {
+  CHECK(!options.directory.empty());
+  if (auto made = make_directory(options.directory); !made) return std::unexpected(made.error());
+  auto store = std::make_unique<RocksdbStore>();
+  if (auto opened = store->open(options); !opened) return std::unexpected(opened.error());
+  return store;
+}
+
+}  // namespace sluice::storage

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+#include "storage/store.h"
+
+namespace rocksdb {
+class Env;
+}
+
+namespace sluice::storage {
+
+struct RocksdbOptions {
+  // Created where it is missing, parents included. One process at a time.
+  std::string directory;
+  // The file system and clock that RocksDB uses, for tests. Null: the machine's. Borrowed; must
+  // outlive the store.
+  rocksdb::Env* env = nullptr;
+};
+
+// Opens or creates the embedded engine; storage/FORMAT.md tells what lies in the directory and what
+// recovery does. Blocks while the write-ahead log is replayed (kWalBytesMax of it at most).
+//
+// Errors: kUnavailable where another process holds the directory; kIo where it cannot be created,
+// read or written; kInvalid where a newer Sluice wrote it or it is not a Sluice store; kCorrupt
+// where confirmed data is damaged: opening would lose it silently.
+Expected<std::unique_ptr<Store>> open_rocksdb(const RocksdbOptions& options);
+
+}  // namespace sluice::storage
