@@ -3,6 +3,7 @@
 import pika
 
 import harness
+from harness import wire
 
 
 class Acknowledging(harness.BrokerTestCase):
@@ -106,12 +107,15 @@ class Acknowledging(harness.BrokerTestCase):
         for number in range(10):
             self.ch.basic_publish("", queue, str(number).encode())
         self.assert_ready(self.ch, queue, 10)
-        other = self.connect()
-        channel = other.channel()
-        for _ in range(7):
-            self.get(channel, queue)
-        # As a crash of the client does it: TCP ends and nothing is said.
-        other._impl._transport.abort()  # pylint: disable=protected-access
+        with wire.RawConnection(self.broker) as raw:
+            raw.handshake()
+            raw.open_channel()
+            for _ in range(7):
+                raw.send(wire.basic_get(1, queue, no_ack=False))
+                raw.expect(wire.BASIC_GET_OK)
+                raw.read_frame()
+                raw.read_frame()
+        # Left without a word, as a crash of the client does it.
         self.assert_ready(self.ch, queue, 10)
         got = [self.get(self.ch, queue, auto_ack=True) for _ in range(10)]
         self.assertEqual([int(body) for _, _, body in got], list(range(10)))
@@ -255,36 +259,36 @@ class Consuming(harness.BrokerTestCase):
         self.assert_ready(self.ch, self.queue, 4)
 
     def test_cancel_of_an_unknown_tag_is_answered(self):
-        with harness.wire.RawConnection(self.broker) as raw:
+        with wire.RawConnection(self.broker) as raw:
             raw.handshake()
             raw.open_channel()
-            raw.send(harness.wire.method_frame(
-                1, (60, 30), harness.wire.short_string("nobody") + b"\0"))
-            self.assertEqual(raw.expect((60, 31)).arguments, harness.wire.short_string("nobody"))
+            raw.send(wire.method_frame(
+                1, (60, 30), wire.short_string("nobody") + b"\0"))
+            self.assertEqual(raw.expect((60, 31)).arguments, wire.short_string("nobody"))
 
     def test_server_named_consumer_tags_are_unique(self):
         tags = set()
-        with harness.wire.RawConnection(self.broker) as raw:
+        with wire.RawConnection(self.broker) as raw:
             raw.handshake()
             raw.open_channel()
             queue = raw.declare_queue(1)
             for _ in range(5):
-                raw.send(harness.wire.method_frame(
-                    1, harness.wire.BASIC_CONSUME,
-                    b"\0\0" + harness.wire.short_string(queue) + b"\0\0" + harness.wire.table()))
-                tags.add(raw.expect(harness.wire.BASIC_CONSUME_OK).arguments)
+                raw.send(wire.method_frame(
+                    1, wire.BASIC_CONSUME,
+                    b"\0\0" + wire.short_string(queue) + b"\0\0" + wire.table()))
+                tags.add(raw.expect(wire.BASIC_CONSUME_OK).arguments)
         self.assertEqual(len(tags), 5)
 
     def test_a_consumer_tag_in_use_is_not_allowed(self):
-        with harness.wire.RawConnection(self.broker) as raw:
+        with wire.RawConnection(self.broker) as raw:
             raw.handshake()
             raw.open_channel()
             queue = raw.declare_queue(1)
-            consume = harness.wire.method_frame(
-                1, harness.wire.BASIC_CONSUME, b"\0\0" + harness.wire.short_string(queue)
-                + harness.wire.short_string("mine") + b"\0" + harness.wire.table())
+            consume = wire.method_frame(
+                1, wire.BASIC_CONSUME, b"\0\0" + wire.short_string(queue)
+                + wire.short_string("mine") + b"\0" + wire.table())
             raw.send(consume)
-            raw.expect(harness.wire.BASIC_CONSUME_OK)
+            raw.expect(wire.BASIC_CONSUME_OK)
             raw.send(consume)
             self.assertEqual(raw.expect_connection_close()[0], 530)
 

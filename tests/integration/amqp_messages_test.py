@@ -57,7 +57,7 @@ class Content(harness.BrokerTestCase):
 
     def test_all_header_types_that_pika_knows(self):
         headers = {
-            "bool": True, "false": False, "int": -42, "long": 1 << 40, "negative": -(1 << 40),
+            "bool": True, "false": False, "int": -42, "long": 1 << 40,
             "text": "ü€", "empty": "", "bytes": b"\x00\xff", "void": None,
             "decimal": decimal.Decimal("3.14"), "time": datetime.datetime(2020, 2, 29, 12, 30),
             "table": {"a": {"b": {"c": [1, "two", None]}}}, "array": [1, [2, [3]], {"x": "y"}],
