@@ -1,0 +1,77 @@
+#include "broker/config.h"
+
+#include <charconv>
+
+#include <CLI/CLI.hpp>
+
+namespace sluice::broker {
+
+namespace {
+
+// HOST:PORT, with an IPv6 host in brackets.
+bool parse_address(const std::string& text, Address& address) {
+  size_t colon = text.rfind(':');
+  if (colon == std::string::npos || colon == 0) return false;
+  std::string host = text.substr(0, colon);
+  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+  const char* first = text.data() + colon + 1;
+  const char* last = text.data() + text.size();
+  auto [end, error] = std::from_chars(first, last, address.port);
+  if (error != std::errc() || end != last) return false;
+  address.host = std::move(host);
+  return true;
+}
+
+void add_address(CLI::App& app, const std::string& flag, const char* variable, Address& address,
+                 const std::string& help) {
+  app.add_option_function<std::string>(
+         flag,
+         [&address, flag](const std::string& text) {
+           if (!parse_address(text, address)) {
+             throw CLI::ValidationError(flag, "'" + text + "' is not HOST:PORT");
+           }
+         },
+         help + " [" + address.host + ":" + std::to_string(address.port) + "]")
+      ->type_name("HOST:PORT")
+      ->envname(variable);
+}
+
+}  // namespace
+
+std::variant<Config, int> parse_config(int argc, char** argv) {
+  Config config;
+  CLI::App app{"sluiced: message broker with function triggers. AMQP 0-9-1 in, results out.",
+               "sluiced"};
+  app.set_version_flag("--version", "sluiced " SLUICE_VERSION);
+  app.set_config("--config", "", "TOML file; its entries are named like the flags")
+      ->envname("SLUICE_CONFIG");
+  app.allow_config_extras(false);
+  app.add_option("--data-dir", config.data_dir, "Where queues and functions are kept")
+      ->envname("SLUICE_DATA_DIR")
+      ->type_name("DIR")
+      ->capture_default_str();
+  add_address(app, "--listen", "SLUICE_LISTEN", config.listen, "AMQP; port 0 lets the kernel pick");
+  add_address(app, "--admin", "SLUICE_ADMIN", config.admin, "Administration over HTTP");
+  app.add_option("--executor", config.executor, "The sluice-executor program [beside sluiced]")
+      ->envname("SLUICE_EXECUTOR")
+      ->type_name("FILE");
+  app.add_option("--log-level", config.log_level, "debug, info, warn or error")
+      ->envname("SLUICE_LOG_LEVEL")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  app.add_flag("--check-config", config.check_only, "Check the configuration and end")
+      ->configurable(false);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    int status = app.exit(error);
+    return status == 0 ? 0 : 2;
+  }
+  if (config.check_only) {
+    std::printf("configuration ok\n");
+    return 0;
+  }
+  return config;
+}
+
+}  // namespace sluice::broker

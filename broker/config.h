@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+
+namespace sluice::broker {
+
+struct Address {
+  std::string host;
+  uint16_t port = 0;
+};
+
+// What the broker is started with. Each option is a flag, an entry of the TOML file that --config
+// names, and an environment variable (SLUICE_ and the flag in capitals); the flag wins, then the
+// variable, then the file.
+struct Config {
+  std::string data_dir = "sluice-data";
+  Address listen{"127.0.0.1", 5672};
+  Address admin{"127.0.0.1", 15672};
+  std::string executor;  // path of sluice-executor; empty: beside this program
+  std::string log_level = "info";
+  bool check_only = false;
+};
+
+// The configuration, or the exit status to end with at once (help, version, a mistake; what is to
+// be said has been printed).
+std::variant<Config, int> parse_config(int argc, char** argv);
+
+}  // namespace sluice::broker

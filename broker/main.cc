@@ -1,0 +1,132 @@
+// sluiced: opens the store, recovers, serves until SIGTERM or SIGINT, and stops cleanly.
+
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "broker/config.h"
+#include "broker/shard.h"
+#include "storage/rocksdb/rocksdb_store.h"
+
+namespace sluice::broker {
+namespace {
+
+// sysexits.h: an input/output error.
+constexpr int kExitIo = 74;
+
+void set_up_logging(const std::string& level) {
+  auto logger = spdlog::stderr_logger_mt("sluiced");
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %v");
+  logger->set_level(spdlog::level::from_str(level == "warn" ? "warning" : level));
+  logger->flush_on(spdlog::level::warn);
+  spdlog::set_default_logger(logger);
+  spdlog::flush_every(std::chrono::seconds(0));
+}
+
+// Connections and database files each need a descriptor.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
+std::string node_name() {
+  char host[256] = "localhost";
+  gethostname(host, sizeof host - 1);
+  return std::string("sluice@") + host;
+}
+
+// A write or sync failed: what reached the disk is unknown, so nothing may be confirmed any more.
+// Only recovery from the disk can tell; the process ends without another word to its clients.
+void store_failed(const Error& error) {
+  spdlog::critical("the store failed, stopping at once; a restart recovers: {}", error.message);
+  spdlog::shutdown();
+  _exit(kExitIo);
+}
+
+int fail_start(const Error& error) {
+  spdlog::critical("{}", error.message);
+  return 1;
+}
+
+class Process {
+ public:
+  explicit Process(Config config) : config_(std::move(config)) {}
+
+  int run() {
+    auto store = storage::open_rocksdb({.directory = config_.data_dir});
+    if (!store) return fail_start(store.error());
+    store_ = std::move(*store);
+    uv_loop_t* loop = uv_default_loop();
+    shard_ = std::make_unique<Shard>(loop, *store_, node_name(), store_failed);
+    if (auto done = shard_->virtual_host().recover(*store_); !done) {
+      return fail_start(done.error());
+    }
+    if (auto done = shard_->server().listen(config_.listen.host, config_.listen.port); !done) {
+      return fail_start(done.error());
+    }
+    terminate_ = std::make_unique<net::Signal>(loop, SIGTERM, [this] { stop(); });
+    interrupt_ = std::make_unique<net::Signal>(loop, SIGINT, [this] { stop(); });
+    std::printf("sluiced ready: amqp %s:%u, admin %s:%u, data %s\n",
+                shard_->server().host().c_str(), shard_->server().port(), "-", 0u,
+                std::filesystem::absolute(config_.data_dir).c_str());
+    std::fflush(stdout);
+    uv_run(loop, UV_RUN_DEFAULT);
+    return close();
+  }
+
+ private:
+  void stop() {
+    if (stopping_) return;
+    stopping_ = true;
+    spdlog::info("stopping");
+    shard_->server().stop([this] {
+      // What is still to be written is written before the loop ends.
+      shard_->journal().when_durable([this] { uv_stop(shard_->loop()); });
+    });
+  }
+
+  int close() {
+    std::vector<storage::Store::Delivered> delivered;
+    for (const auto& [name, queue] : shard_->virtual_host().queues()) {
+      if (queue->id() != 0) delivered.push_back({queue->id(), queue->delivered_below()});
+    }
+    if (auto closed = store_->close(delivered); !closed) {
+      spdlog::critical("{}", closed.error().message);
+      return kExitIo;
+    }
+    spdlog::info("stopped");
+    return 0;
+  }
+
+  const Config config_;
+  std::unique_ptr<storage::Store> store_;
+  std::unique_ptr<Shard> shard_;
+  std::unique_ptr<net::Signal> terminate_, interrupt_;
+  bool stopping_ = false;
+};
+
+}  // namespace
+}  // namespace sluice::broker
+
+int main(int argc, char** argv) {
+  using namespace sluice::broker;
+  auto parsed = parse_config(argc, argv);
+  if (auto* status = std::get_if<int>(&parsed)) return *status;
+  auto& config = std::get<Config>(parsed);
+  signal(SIGPIPE, SIG_IGN);
+  set_up_logging(config.log_level);
+  raise_descriptor_limit();
+  // Left to the end of the process: the handles of a stopped loop have nobody to close them.
+  auto* process = new Process(std::move(config));
+  int status = process->run();
+  spdlog::shutdown();
+  _exit(status);
+}
