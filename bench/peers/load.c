@@ -11,6 +11,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -168,6 +169,8 @@ static void publish(amqp_connection_state_t connection, const char* queue, uint6
   for (uint64_t i = 0; i < batch; i++) memcpy(many + i * one_size, one, one_size);
 
   int socket = amqp_get_sockfd(connection);
+  /* librabbitmq leaves it non-blocking. */
+  if (fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) & ~O_NONBLOCK) != 0) fail("fcntl: %s", strerror(errno));
   uint64_t sent = 0;
   struct confirms confirms = {calloc(count + 1, 1), 0, 0};
   double start = now_s();

@@ -4,6 +4,7 @@ TEST_BROKER=rabbitmq runs every file that is about AMQP alone against RabbitMQ, 
 tests expect is what an established broker does. SLUICED names the sluiced to test.
 """
 
+import atexit
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ import subprocess
 import tempfile
 import time
 
-from .process import ServerProcess, alive, command_of, descendants_of
+from .process import ServerProcess, alive, command_of, descendants_of, end_with_parent
 from .wait import await_until
 
 SOURCE_ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -38,6 +39,25 @@ def start_broker():
     return broker
 
 
+# Brokers whose folder is still there; ended with the test process, however that ends.
+_live = set()
+
+
+def discard_all():
+    for broker in list(_live):
+        broker.discard()
+
+
+def _end_on_sigterm(_number, _frame):
+    # A test runner's timeout. unittest would take an exception for one test's failure and go on.
+    discard_all()
+    os._exit(128 + signal.SIGTERM)
+
+
+atexit.register(discard_all)
+signal.signal(signal.SIGTERM, _end_on_sigterm)
+
+
 class Broker:
     """A broker process on a data folder that outlives it, until `discard`."""
 
@@ -46,6 +66,7 @@ class Broker:
 
     def __init__(self):
         self._folder = pathlib.Path(tempfile.mkdtemp(prefix="sluice-test-"))
+        _live.add(self)
         self._process = None
         self._earlier_output = []
 
@@ -67,6 +88,7 @@ class Broker:
 
     def discard(self):
         """Ends what still runs and removes the data folder."""
+        _live.discard(self)
         if self.running():
             self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -192,7 +214,8 @@ class RabbitMq(Broker):
         if self._epmd is None:
             self._epmd = subprocess.Popen(
                 [shutil.which("epmd") or "/usr/bin/epmd", "-port", str(self._epmd_port),
-                 "-address", self.host], env=env, cwd=self._folder, stdin=subprocess.DEVNULL)
+                 "-address", self.host], env=env, cwd=self._folder, stdin=subprocess.DEVNULL,
+                preexec_fn=end_with_parent)
         self._launch(["/usr/lib/rabbitmq/bin/rabbitmq-server"], env=env)
         self._process.await_line(lambda line: "Server startup complete" in line, timeout_s=90.0)
         self._server_pid = int((self._folder / "rabbitmq.pid").read_text())

@@ -15,7 +15,8 @@ _shared = None
 
 def main():
     """Runs the calling file's tests, each named, with the broker's log below a failure."""
-    unittest.main(verbosity=2, module="__main__")
+    # pika leaves sockets of connections that broke to the garbage collector, which would warn.
+    unittest.main(verbosity=2, module="__main__", warnings="ignore")
 
 
 def sluice_only(reason):

@@ -1,11 +1,21 @@
 """One server process whose output is kept."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import threading
 
 from .wait import await_until
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent():
+    """Runs in a new child: has it killed should the test process be killed before it cleans up."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class ServerProcess:
@@ -20,7 +30,8 @@ class ServerProcess:
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
             command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+            stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True,
+            preexec_fn=end_with_parent)
         self._readers = [
             threading.Thread(target=self._drain, args=(self._process.stdout, self._lines), daemon=True),
             threading.Thread(target=self._drain, args=(self._process.stderr, self._log), daemon=True),
