@@ -9,7 +9,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "broker/admin/api.h"
 #include "broker/config.h"
+#include "broker/dispatch/dispatcher.h"
 #include "broker/shard.h"
 #include "storage/rocksdb/rocksdb_store.h"
 
@@ -51,6 +53,19 @@ void store_failed(const Error& error) {
   _exit(kExitIo);
 }
 
+// The executor is installed beside the broker, or lies beside it in the build folder.
+std::string find_executor(const std::string& given) {
+  if (!given.empty()) return given;
+  std::error_code error;
+  auto folder = std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
+  for (const char* place :
+       {"sluice-executor", "../executor/sluice-executor", "../libexec/sluice/sluice-executor"}) {
+    auto path = folder / place;
+    if (std::filesystem::exists(path, error)) return std::filesystem::canonical(path, error);
+  }
+  return folder / "sluice-executor";
+}
+
 int fail_start(const Error& error) {
   spdlog::critical("{}", error.message);
   return 1;
@@ -69,13 +84,27 @@ class Process {
     if (auto done = shard_->virtual_host().recover(*store_); !done) {
       return fail_start(done.error());
     }
+    dispatcher_ =
+        std::make_unique<Dispatcher>(loop, shard_->virtual_host(), *store_,
+                                     shard_->server().flushes(), find_executor(config_.executor));
+    if (auto done = dispatcher_->recover(); !done) return fail_start(done.error());
+    http_ = std::make_unique<admin::HttpServer>(*shard_);
+    admin::add_overview(*http_, *shard_, *dispatcher_);
+    admin::add_topology(*http_, *shard_);
+    admin::add_functions(*http_, *dispatcher_, loop);
+    admin::add_subscriptions(*http_, *dispatcher_);
+    if (auto done = http_->listen(config_.admin.host, config_.admin.port); !done) {
+      return fail_start(done.error());
+    }
     if (auto done = shard_->server().listen(config_.listen.host, config_.listen.port); !done) {
       return fail_start(done.error());
     }
     terminate_ = std::make_unique<net::Signal>(loop, SIGTERM, [this] { stop(); });
     interrupt_ = std::make_unique<net::Signal>(loop, SIGINT, [this] { stop(); });
+    dispatcher_->start();
     std::printf("sluiced ready: amqp %s:%u, admin %s:%u, data %s\n",
-                shard_->server().host().c_str(), shard_->server().port(), "-", 0u,
+                shard_->server().host().c_str(), shard_->server().port(),
+                config_.admin.host.c_str(), http_->port(),
                 std::filesystem::absolute(config_.data_dir).c_str());
     std::fflush(stdout);
     uv_run(loop, UV_RUN_DEFAULT);
@@ -87,7 +116,9 @@ class Process {
     if (stopping_) return;
     stopping_ = true;
     spdlog::info("stopping");
+    http_->stop();
     shard_->server().stop([this] {
+      dispatcher_->stop();
       // What is still to be written is written before the loop ends.
       shard_->journal().when_durable([this] { uv_stop(shard_->loop()); });
     });
@@ -109,6 +140,8 @@ class Process {
   const Config config_;
   std::unique_ptr<storage::Store> store_;
   std::unique_ptr<Shard> shard_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+  std::unique_ptr<admin::HttpServer> http_;
   std::unique_ptr<net::Signal> terminate_, interrupt_;
   bool stopping_ = false;
 };

@@ -24,7 +24,8 @@ struct Entry {
   storage::RecordPtr record;
   uint32_t attempts = 0;  // by subscriptions
   bool redelivered = false;
-  bool stored = false;  // is on disk or on its way there
+  bool failed_over = false;  // an executor was lost under it once
+  bool stored = false;       // is on disk or on its way there
   AppendSlot slot;
 };
 

@@ -178,6 +178,7 @@ amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings se
   if (exclusive) queue->owner = connection;
   save(*queue);
   queues_.emplace(queue->name(), queue);
+  if (queue_created_) queue_created_(queue);
   return Declared{queue, true};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -45,6 +46,11 @@ class VirtualHost {
   const std::string& name() const { return name_; }
   Journal& journal() { return journal_; }
   Counters& counters() { return counters_; }
+
+  // Called when a queue has come into being.
+  void when_queue_created(std::function<void(const std::shared_ptr<Queue>&)> callback) {
+    queue_created_ = std::move(callback);
+  }
 
   // Declaring what is there with the same settings is no change; true where it is new.
   amqp::Outcome<bool> declare_exchange(ExchangeSettings settings);
@@ -108,6 +114,7 @@ class VirtualHost {
   std::map<std::string, std::unique_ptr<Exchange>, std::less<>> exchanges_;
   std::map<std::string, std::shared_ptr<Queue>, std::less<>> queues_;
   storage::QueueId last_queue_id_ = 0;
+  std::function<void(const std::shared_ptr<Queue>&)> queue_created_;
   uint64_t route_ = 0;
   std::vector<Queue*> routed_;
 };

@@ -13,9 +13,6 @@ using amqp::Outcome;
 using amqp::refuse;
 using amqp::ReplyCode;
 
-// What clients see as the server's version; some choose their behaviour by it (bunny, kombu).
-constexpr std::string_view kCompatibleVersion = "3.13.7";
-
 // Not read from while this many bytes wait for the disk.
 constexpr size_t kUnwrittenMaxBytes = 64u << 20;
 

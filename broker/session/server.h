@@ -13,6 +13,9 @@
 
 namespace sluice::broker {
 
+// What clients see as the server's version; some choose their behaviour by it (bunny, kombu).
+inline constexpr const char* kCompatibleVersion = "3.13.7";
+
 // The AMQP listener and its connections. On the shard's thread.
 class Server {
  public:
@@ -29,6 +32,7 @@ class Server {
   // To be called at the end of each turn: confirms, then output.
   void turn_end();
   uv_loop_t* loop() { return loop_; }
+  net::FlushList& flushes() { return flushes_; }
   VirtualHost& virtual_host() { return virtual_host_; }
   const std::string& node_name() const { return node_name_; }
   const std::unordered_set<std::shared_ptr<Connection>>& connections() const {

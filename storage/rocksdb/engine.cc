@@ -15,6 +15,7 @@
 #include "storage/limits.h"
 #include "storage/rocksdb/consumed_filter.h"
 #include "storage/rocksdb/keys.h"
+#include "storage/rocksdb/wal_check.h"
 
 namespace sluice::storage {
 namespace {
@@ -76,9 +77,10 @@ rocksdb::ColumnFamilyOptions small_column(const std::shared_ptr<rocksdb::Cache>&
   return options;
 }
 
-rocksdb::ColumnFamilyOptions message_column(const std::shared_ptr<rocksdb::Cache>& cache) {
+rocksdb::ColumnFamilyOptions message_column(const std::shared_ptr<rocksdb::Cache>& cache,
+                                            size_t buffer_bytes) {
   rocksdb::ColumnFamilyOptions options = small_column(cache);
-  options.write_buffer_size = kMessageBufferBytes;
+  options.write_buffer_size = buffer_bytes;
   options.max_write_buffer_number = kMessageBuffersMax;
   options.target_file_size_base = 32u << 20;
   options.max_bytes_for_level_base = 128u << 20;
@@ -114,15 +116,17 @@ constexpr std::array<Column, 6> kColumns = {{{"default", &Engine::meta},
                                              {"catalog", &Engine::catalog},
                                              {"blobs", &Engine::blobs}}};
 
-std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermarks) {
+std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermarks,
+                                                     size_t message_buffer_bytes) {
   auto cache = rocksdb::NewLRUCache(kBlockCacheBytes, /*num_shard_bits=*/0);
   auto filter = make_consumed_filter_factory(watermarks);
   std::vector<rocksdb::ColumnFamilyDescriptor> all;
   for (const Column& column : kColumns) {
     std::string_view name = column.name;
-    rocksdb::ColumnFamilyOptions options = name == "messages" ? message_column(cache)
-                                           : name == "blobs"  ? blob_column(cache)
-                                                              : small_column(cache);
+    rocksdb::ColumnFamilyOptions options = name == "messages"
+                                               ? message_column(cache, message_buffer_bytes)
+                                           : name == "blobs" ? blob_column(cache)
+                                                             : small_column(cache);
     if (name == "messages" || name == "attempts") options.compaction_filter_factory = filter;
     all.emplace_back(column.name, options);
   }
@@ -145,11 +149,45 @@ Expected<> check_columns(const rocksdb::DBOptions& options, const std::string& d
   return {};
 }
 
+// Holds the directory while nobody has the database open.
+class DirectoryLock {
+ public:
+  DirectoryLock(rocksdb::Env* env, const std::string& directory)
+      : env_(env), status_(env->LockFile(directory + "/LOCK", &lock_)) {}
+  DirectoryLock(const DirectoryLock&) = delete;
+  DirectoryLock& operator=(const DirectoryLock&) = delete;
+  ~DirectoryLock() {
+    if (lock_ != nullptr) env_->UnlockFile(lock_);
+  }
+  const rocksdb::Status& status() const { return status_; }
+
+ private:
+  rocksdb::Env* env_;
+  rocksdb::FileLock* lock_ = nullptr;
+  rocksdb::Status status_;
+};
+
 bool held_by_another(const rocksdb::Status& status) {
   std::string text = status.ToString();
   return status.IsIOError() && text.find("LOCK: ") != std::string::npos &&
          (text.find("temporarily unavailable") != std::string::npos ||
           text.find("lock hold by current process") != std::string::npos);
+}
+
+Error open_error(const rocksdb::Status& status, const std::string& directory) {
+  if (held_by_another(status)) {
+    return {Code::kUnavailable,
+            fmt::format("the data directory {} is in use by another process", directory)};
+  }
+  return to_error(status, fmt::format("opening the store in {}", directory));
+}
+
+// What must be known before RocksDB may change anything: it opens with less than we ask for.
+Expected<> check_before_open(const rocksdb::DBOptions& options, const std::string& directory) {
+  DirectoryLock lock(options.env, directory);
+  if (!lock.status().ok()) return std::unexpected(open_error(lock.status(), directory));
+  if (auto known = check_columns(options, directory); !known) return known;
+  return check_wal(options.env, directory);
 }
 
 }  // namespace
@@ -163,19 +201,14 @@ Engine::~Engine() {
 }
 
 Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
-                       const Watermarks& watermarks, Engine& engine) {
+                       const Watermarks& watermarks, size_t message_buffer_bytes, Engine& engine) {
   rocksdb::DBOptions options = database_options(env);
-  if (auto known = check_columns(options, directory); !known) return known;
+  if (auto checked = check_before_open(options, directory); !checked) return checked;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  auto status = rocksdb::DB::Open(options, directory, columns(watermarks), &handles, &db);
-  if (held_by_another(status)) {
-    return fail(Code::kUnavailable,
-                fmt::format("the data directory {} is in use by another process", directory));
-  }
-  if (!status.ok()) {
-    return std::unexpected(to_error(status, fmt::format("opening the store in {}", directory)));
-  }
+  auto status = rocksdb::DB::Open(options, directory, columns(watermarks, message_buffer_bytes),
+                                  &handles, &db);
+  if (!status.ok()) return std::unexpected(open_error(status, directory));
   engine.db.reset(db);
   for (size_t i = 0; i < kColumns.size(); ++i) engine.*kColumns[i].handle = handles[i];
   return {};

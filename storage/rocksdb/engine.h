@@ -30,7 +30,7 @@ struct Engine {
 // Opens the database in `directory`. `watermarks` is what its compaction filters read; it is empty
 // until the caller has loaded it, and must outlive the engine. The format is not checked yet.
 Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
-                       const Watermarks& watermarks, Engine& engine);
+                       const Watermarks& watermarks, size_t message_buffer_bytes, Engine& engine);
 
 // An Error that says what was being done, what RocksDB answered, and of which kind that is.
 Error to_error(const rocksdb::Status& status, std::string_view doing);

@@ -78,7 +78,9 @@ class RocksdbStore : public Store {
 };
 
 Expected<> RocksdbStore::open(const RocksdbOptions& options) {
-  if (auto opened = open_engine(options.directory, options.env, watermarks_, engine_); !opened) {
+  if (auto opened = open_engine(options.directory, options.env, watermarks_,
+                                options.message_buffer_bytes, engine_);
+      !opened) {
     return opened;
   }
   if (auto known = check_format(options.directory); !known) return known;

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
 #include "base/error.h"
+#include "storage/limits.h"
 #include "storage/store.h"
 
 namespace rocksdb {
@@ -18,6 +20,8 @@ struct RocksdbOptions {
   // The file system and clock that RocksDB uses, for tests. Null: the machine's. Borrowed; must
   // outlive the store.
   rocksdb::Env* env = nullptr;
+  // How much gathers in memory before it is written to a table; tests make it small.
+  size_t message_buffer_bytes = kMessageBufferBytes;
 };
 
 // Opens or creates the embedded engine; storage/FORMAT.md tells what lies in the directory and what

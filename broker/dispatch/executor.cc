@@ -1,0 +1,314 @@
+#include "broker/dispatch/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include <spdlog/spdlog.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "broker/dispatch/limits.h"
+
+namespace sluice::broker {
+
+namespace {
+
+using namespace dispatch;
+
+constexpr size_t kLengthBytes = 4;
+// The descriptor that the executor finds its socket at.
+constexpr int kSocketFd = 3;
+
+std::string text_of(const flatbuffers::String* text) { return text != nullptr ? text->str() : ""; }
+
+std::string bytes_of(const flatbuffers::Vector<uint8_t>* bytes) {
+  if (bytes == nullptr) return {};
+  return {reinterpret_cast<const char*>(bytes->data()), bytes->size()};
+}
+
+}  // namespace
+
+Executor::Executor(uv_loop_t* loop, std::string program, net::FlushList& flushes,
+                   std::function<void()> changed)
+    : loop_(loop),
+      program_(std::move(program)),
+      flushes_(flushes),
+      changed_(std::move(changed)),
+      restart_timer_(loop, [this] { spawn(); }) {}
+
+Executor::~Executor() { stop(); }
+
+void Executor::start() {
+  set_state(State::kStarting, "the executor is starting");
+  spawn();
+}
+
+void Executor::when_up(std::function<void()> callback) {
+  if (on_its_way_) {
+    waiters_.push_back(std::move(callback));
+  } else {
+    callback();
+  }
+}
+
+void Executor::tell_waiters() {
+  on_its_way_ = false;
+  for (auto& waiter : std::exchange(waiters_, {})) waiter();
+}
+
+void Executor::spawn() {
+  on_its_way_ = true;
+  int sockets[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) != 0) {
+    failed_to_start(std::strerror(errno));
+    return;
+  }
+  uv_stdio_container_t stdio[kSocketFd + 1] = {};
+  stdio[0].flags = UV_IGNORE;
+  for (int fd : {1, 2}) {
+    stdio[fd].flags = UV_INHERIT_FD;
+    stdio[fd].data.fd = STDERR_FILENO;
+  }
+  stdio[kSocketFd].flags = UV_INHERIT_FD;
+  stdio[kSocketFd].data.fd = sockets[1];
+  char* args[] = {const_cast<char*>("sluice-executor"), nullptr};
+  uv_process_options_t options{};
+  options.file = program_.c_str();
+  options.args = args;
+  options.stdio = stdio;
+  options.stdio_count = kSocketFd + 1;
+  options.exit_cb = [](uv_process_t* process, int64_t status, int signal) {
+    auto* self = static_cast<Executor*>(process->data);
+    uv_close(reinterpret_cast<uv_handle_t*>(process),
+             [](uv_handle_t* handle) { delete reinterpret_cast<uv_process_t*>(handle); });
+    if (self != nullptr) self->exited(status, signal);
+  };
+  process_ = new uv_process_t;
+  process_->data = this;
+  int status = uv_spawn(loop_, process_, &options);
+  close(sockets[1]);
+  if (status != 0) {
+    close(sockets[0]);
+    uv_close(reinterpret_cast<uv_handle_t*>(process_),
+             [](uv_handle_t* handle) { delete reinterpret_cast<uv_process_t*>(handle); });
+    process_ = nullptr;
+    failed_to_start(uv_strerror(status));
+    return;
+  }
+  auto stream = net::Stream::adopt_unix(loop_, sockets[0], flushes_);
+  if (!stream) {
+    close(sockets[0]);
+    uv_process_kill(process_, SIGKILL);
+    return;  // exited() follows
+  }
+  stream_ = std::move(*stream);
+  started_at_ms_ = uv_now(loop_);
+  stream_->start({.on_data = [this](amqp::Bytes bytes) { return on_data(bytes); },
+                  // Its end follows; the process is what is watched.
+                  .on_end =
+                      [this](std::string_view) {
+                        if (process_ != nullptr) uv_process_kill(process_, SIGKILL);
+                      },
+                  .on_drained = nullptr});
+}
+
+void Executor::failed_to_start(std::string_view why) {
+  std::string reason = "cannot start the executor " + program_ + ": " + std::string(why);
+  if (reason != reason_) spdlog::error("{}", reason);
+  set_state(State::kStarting, reason);
+  restart_timer_.start(kRestartMaxMs);
+  tell_waiters();
+}
+
+void Executor::exited(int64_t status, int signal) {
+  process_ = nullptr;
+  // Before its first word: it may never get there. After: it is as good as up again.
+  bool was_up = state_ != State::kStarting;
+  std::string how = signal != 0 ? "was killed by signal " + std::to_string(signal)
+                                : "ended with status " + std::to_string(status);
+  if (stopping_) {
+    set_state(State::kStopped, "the broker stops");
+  } else {
+    bool healthy = uv_now(loop_) - started_at_ms_ >= kHealthyMs;
+    restart_after_ms_ =
+        healthy ? kRestartMinMs : std::clamp(restart_after_ms_ * 2, kRestartMinMs, kRestartMaxMs);
+    spdlog::error("the executor {}, {} calls were in flight; starting it again in {} ms", how,
+                  calls_in_flight_.size(), restart_after_ms_);
+    ++restarts_;
+    set_state(State::kStarting, "the executor " + how + " and is being started again");
+    restart_timer_.start(restart_after_ms_);
+  }
+  stream_.reset();
+  lose("the executor " + how + " during the call");
+  if (was_up) {
+    on_its_way_ = !stopping_;
+  } else {
+    tell_waiters();
+  }
+}
+
+// Ends all that waits for an answer. The callbacks may make new calls: not to this executor, whose
+// state has changed before.
+void Executor::lose(const std::string& why) {
+  auto calls = std::exchange(calls_in_flight_, {});
+  auto loads = std::exchange(loads_in_flight_, {});
+  for (auto& [id, done] : loads) {
+    done({.outcome = schema::Outcome::unavailable, .message = why});
+  }
+  for (auto& [id, done] : calls) {
+    done({.outcome = schema::Outcome::internal, .message = why, .executor_lost = true});
+  }
+}
+
+void Executor::stop() {
+  stopping_ = true;
+  restart_timer_.stop();
+  if (process_ != nullptr) {
+    process_->data = nullptr;
+    uv_process_kill(process_, SIGKILL);
+    process_ = nullptr;
+  }
+  stream_.reset();
+  state_ = State::kStopped;
+  reason_ = "the broker stops";
+  calls_in_flight_.clear();
+  loads_in_flight_.clear();
+  waiters_.clear();
+}
+
+void Executor::set_state(State state, std::string reason) {
+  bool changed = state != state_;
+  state_ = state;
+  reason_ = std::move(reason);
+  if (changed) changed_();
+}
+
+size_t Executor::on_data(amqp::Bytes bytes) {
+  size_t taken = 0;
+  while (bytes.size() - taken >= kLengthBytes) {
+    uint32_t length;
+    std::memcpy(&length, bytes.data() + taken, kLengthBytes);
+    if (length > kFrameMaxBytes) {
+      spdlog::error("the executor sent a frame of {} bytes; ending it", length);
+      uv_process_kill(process_, SIGKILL);
+      return bytes.size();
+    }
+    if (bytes.size() - taken - kLengthBytes < length) break;
+    if (!on_frame(bytes.subspan(taken + kLengthBytes, length))) {
+      spdlog::error("the executor sent a malformed frame; ending it");
+      uv_process_kill(process_, SIGKILL);
+      return bytes.size();
+    }
+    taken += kLengthBytes + length;
+  }
+  return taken;
+}
+
+bool Executor::on_frame(amqp::Bytes frame) {
+  // The frame lies anywhere in the read buffer; FlatBuffers wants its own alignment.
+  std::vector<uint64_t> aligned((frame.size() + 7) / 8);
+  std::memcpy(aligned.data(), frame.data(), frame.size());
+  auto* data = reinterpret_cast<const uint8_t*>(aligned.data());
+  flatbuffers::Verifier verifier(data, frame.size());
+  if (!verifier.VerifyBuffer<schema::FromExecutor>(nullptr)) return false;
+  const auto* message = flatbuffers::GetRoot<schema::FromExecutor>(data);
+  switch (message->event_type()) {
+    case schema::Event::Hello:
+      on_hello(*message->event_as_Hello());
+      return true;
+    case schema::Event::Loaded:
+      on_loaded(*message->event_as_Loaded());
+      return true;
+    case schema::Event::Result:
+      on_result(*message->event_as_Result());
+      return true;
+    default:
+      return false;
+  }
+}
+
+void Executor::on_hello(const schema::Hello& hello) {
+  backend_ = text_of(hello.backend());
+  workers_ = hello.workers();
+  std::string unavailable = text_of(hello.unavailable());
+  if (unavailable.empty()) {
+    spdlog::info("the executor is ready: {}, {} workers", backend_, workers_);
+    set_state(State::kRunning, "");
+  } else {
+    spdlog::warn("functions can not run: {}", unavailable);
+    set_state(State::kUnavailable, unavailable);
+  }
+  tell_waiters();
+}
+
+void Executor::on_loaded(const schema::Loaded& loaded) {
+  auto found = loads_in_flight_.extract(loaded.function());
+  if (found.empty()) return;
+  found.mapped()({.outcome = loaded.outcome(),
+                  .message = text_of(loaded.message()),
+                  .at_first_read = loaded.at_first_read(),
+                  .load_us = loaded.load_us()});
+}
+
+void Executor::on_result(const schema::Result& result) {
+  auto found = calls_in_flight_.extract(result.call());
+  if (found.empty()) return;
+  found.mapped()({.outcome = result.outcome(),
+                  .exit_status = result.exit_status(),
+                  .message = text_of(result.message()),
+                  .output = bytes_of(result.output()),
+                  .log = bytes_of(result.log()),
+                  .run_us = result.run_us(),
+                  .exits = result.exits(),
+                  .dirty_pages = result.dirty_pages()});
+}
+
+void Executor::send(flatbuffers::FlatBufferBuilder& builder) {
+  uint32_t length = builder.GetSize();
+  stream_->out().append(reinterpret_cast<const char*>(&length), kLengthBytes);
+  stream_->out().append(reinterpret_cast<const char*>(builder.GetBufferPointer()), length);
+  stream_->touch();
+}
+
+void Executor::load(const FunctionImage& image, std::function<void(LoadResult)> done) {
+  CHECK(state_ == State::kRunning || state_ == State::kUnavailable);
+  CHECK(!loads_in_flight_.contains(image.id));
+  loads_in_flight_.emplace(image.id, std::move(done));
+  flatbuffers::FlatBufferBuilder builder(image.bytes.size() + 4096);
+  auto bytes = builder.CreateVector(reinterpret_cast<const uint8_t*>(image.bytes.data()),
+                                    image.bytes.size());
+  auto name = builder.CreateString(image.name);
+  auto argv0 = builder.CreateString(image.argv0);
+  auto args = builder.CreateVectorOfStrings(image.args);
+  auto env = builder.CreateVectorOfStrings(image.env);
+  schema::LimitsBuilder limits_builder(builder);
+  limits_builder.add_memory_bytes(image.memory_bytes);
+  limits_builder.add_timeout_ms(image.timeout_ms);
+  auto limits = limits_builder.Finish();
+  auto load = schema::CreateLoad(builder, image.id, name, bytes, args, argv0, env, limits);
+  builder.Finish(schema::CreateToExecutor(builder, schema::Command::Load, load.Union()));
+  send(builder);
+}
+
+void Executor::unload(uint64_t function) {
+  if (state_ != State::kRunning) return;
+  flatbuffers::FlatBufferBuilder builder;
+  auto unload = schema::CreateUnload(builder, function);
+  builder.Finish(schema::CreateToExecutor(builder, schema::Command::Unload, unload.Union()));
+  send(builder);
+}
+
+void Executor::invoke(uint64_t function, amqp::Bytes input, std::function<void(CallResult)> done) {
+  CHECK(state_ == State::kRunning || state_ == State::kUnavailable);
+  uint64_t call = ++last_call_;
+  ++calls_;
+  calls_in_flight_.emplace_hint(calls_in_flight_.end(), call, std::move(done));
+  flatbuffers::FlatBufferBuilder builder(input.size() + 128);
+  auto bytes = builder.CreateVector(input.data(), input.size());
+  auto invoke = schema::CreateInvoke(builder, call, function, bytes);
+  builder.Finish(schema::CreateToExecutor(builder, schema::Command::Invoke, invoke.Union()));
+  send(builder);
+}
+
+}  // namespace sluice::broker

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace sluice::broker::dispatch {
+
+// One frame from the executor: the largest output, its log, and room for the rest.
+inline constexpr size_t kFrameMaxBytes = 160u << 20;
+
+inline constexpr size_t kImageMaxBytes = 64u << 20;
+inline constexpr uint64_t kMemoryMinBytes = 4u << 20;
+inline constexpr uint64_t kMemoryMaxBytes = 4ull << 30;
+inline constexpr uint32_t kTimeoutMaxMs = 15 * 60 * 1000;
+inline constexpr size_t kArgumentsMax = 256;
+inline constexpr size_t kArgumentsMaxBytes = 128u << 10;
+inline constexpr size_t kNameMaxBytes = 255;
+
+inline constexpr uint32_t kConcurrencyMax = 1024;
+inline constexpr uint32_t kAttemptsMax = 1'000'000;
+inline constexpr uint32_t kBackoffMaxMs = 24 * 3600 * 1000;
+// Failed messages that a subscription holds for their next attempt; with more it takes none.
+inline constexpr size_t kWaitingRetryMax = 1000;
+
+// How much of a failed call's stderr goes into the dead-letter headers: the end of it.
+inline constexpr size_t kDeadLetterLogBytes = 4096;
+// Calls that a function's log keeps.
+inline constexpr size_t kLogEntriesMax = 1000;
+inline constexpr size_t kLogEntryMaxBytes = 64u << 10;
+
+inline constexpr uint64_t kRestartMinMs = 100;
+inline constexpr uint64_t kRestartMaxMs = 5'000;
+// An executor that lived so long was healthy: the next restart is quick again.
+inline constexpr uint64_t kHealthyMs = 10'000;
+
+static_assert(kImageMaxBytes < kFrameMaxBytes);
+static_assert(kLogEntryMaxBytes >= kDeadLetterLogBytes);
+
+}  // namespace sluice::broker::dispatch

@@ -1,0 +1,268 @@
+#include "broker/dispatch/subscription.h"
+
+#include <algorithm>
+
+#include <spdlog/spdlog.h>
+
+#include "base/check.h"
+#include "broker/dispatch/limits.h"
+#include "broker/routing/dead_letter.h"
+
+namespace sluice::broker {
+
+using namespace dispatch;
+
+// A message on its way through the function.
+struct Subscription::Call {
+  Entry entry;
+  uint64_t epoch;
+};
+
+Subscription::Subscription(uv_loop_t* loop, VirtualHost& virtual_host, Functions& functions,
+                           const Executor& executor, SubscriptionSettings settings)
+    : loop_(loop),
+      virtual_host_(virtual_host),
+      functions_(functions),
+      executor_(executor),
+      settings_(std::move(settings)),
+      retry_timer_(loop, [this] { retry_due(); }) {}
+
+Subscription::~Subscription() { CHECK(queue_ == nullptr); }
+
+std::string_view Subscription::state() const {
+  if (settings_.paused) return "paused";
+  return state_reason().empty() ? "running" : "waiting";
+}
+
+std::string Subscription::state_reason() const {
+  if (queue_ == nullptr) return "the queue '" + settings_.queue + "' does not exist";
+  if (functions_.newest(settings_.function) == nullptr) {
+    return "the function '" + settings_.function + "' does not exist";
+  }
+  if (executor_.state() != Executor::State::kRunning) return executor_.reason();
+  return {};
+}
+
+void Subscription::attach(const std::shared_ptr<Queue>& queue) {
+  CHECK(queue_ == nullptr);
+  queue_ = queue;
+  ++epoch_;
+  queue_->add_consumer(this, false);
+}
+
+void Subscription::change(SubscriptionSettings settings) {
+  CHECK(settings.name == settings_.name && settings.queue == settings_.queue);
+  bool pausing = settings.paused && !settings_.paused;
+  settings_ = std::move(settings);
+  if (pausing) give_back();
+  wake();
+}
+
+void Subscription::wake() {
+  if (queue_ == nullptr) return;
+  retry_due();
+  queue_->consumer_ready(this);
+}
+
+// Messages that wait for their next attempt go back to the queue, for others to take.
+void Subscription::give_back() {
+  retry_timer_.stop();
+  auto waiting = std::exchange(waiting_, {});
+  std::vector<Entry> entries;
+  for (auto& [due, entry] : waiting) entries.push_back(std::move(entry));
+  std::ranges::sort(entries, {}, &Entry::sequence);
+  for (Entry& entry : entries) queue_->requeue(std::move(entry));
+}
+
+void Subscription::close() {
+  if (queue_ == nullptr) return;
+  auto queue = queue_;
+  queue->remove_consumer(this);
+  give_back();
+  auto calls = std::exchange(calls_, {});
+  std::vector<Entry> entries;
+  for (auto& [key, call] : calls) entries.push_back(call->entry);
+  std::ranges::sort(entries, {}, &Entry::sequence);
+  for (Entry& entry : entries) queue->requeue(std::move(entry));
+  queue_ = nullptr;
+  ++epoch_;
+  in_flight_ = 0;
+  virtual_host_.consumer_left(queue);
+}
+
+void Subscription::queue_deleted(Queue&) {
+  // The messages went with the queue.
+  queue_ = nullptr;
+  ++epoch_;
+  in_flight_ = 0;
+  calls_.clear();
+  waiting_.clear();
+  retry_timer_.stop();
+}
+
+bool Subscription::can_call() const {
+  return queue_ != nullptr && !settings_.paused && in_flight_ < settings_.concurrency &&
+         executor_.state() == Executor::State::kRunning &&
+         functions_.newest(settings_.function) != nullptr;
+}
+
+bool Subscription::can_take() const { return can_call() && waiting_.size() < kWaitingRetryMax; }
+
+void Subscription::take(Queue&, Entry entry) { start_call(std::move(entry)); }
+
+void Subscription::start_call(Entry entry) {
+  ++in_flight_;
+  ++counters_.calls;
+  ++virtual_host_.counters().delivered;
+  auto call = std::make_shared<Call>(Call{std::move(entry), epoch_});
+  calls_.emplace(call.get(), call);
+  functions_.call(functions_.newest(settings_.function), call->entry.record->body(),
+                  {"subscription " + settings_.name, call->entry.attempts + 1},
+                  [self = shared_from_this(), call](CallResult result) {
+                    self->finished(call, std::move(result));
+                  });
+}
+
+void Subscription::finished(const std::shared_ptr<Call>& call, CallResult result) {
+  if (call->epoch != epoch_) return;  // the message was given back or is gone
+  calls_.erase(call.get());
+  --in_flight_;
+  if (result.ok()) {
+    succeeded(*call, result);
+  } else if (result.outcome == schema::Outcome::unavailable) {
+    // Nothing ran, so nothing was tried.
+    wait(std::move(call->entry), kRestartMaxMs);
+  } else if (result.executor_lost && !call->entry.failed_over) {
+    // The function may not be to blame: once, this does not count.
+    call->entry.failed_over = true;
+    wait(std::move(call->entry), kRestartMinMs);
+  } else {
+    failed(*call, result);
+  }
+  if (queue_ != nullptr) {
+    retry_due();
+    queue_->consumer_ready(this);
+  }
+}
+
+std::optional<Destination> Subscription::destination_of(const amqp::Properties& properties,
+                                                        bool& reply) const {
+  reply = properties.reply_to && !properties.reply_to->empty();
+  if (reply) return Destination{"", *properties.reply_to};
+  return settings_.result;
+}
+
+void Subscription::succeeded(Call& call, const CallResult& result) {
+  auto input = amqp::Properties::decode(call.entry.record->properties());
+  CHECK(input.has_value());
+  bool reply = false;
+  if (auto destination = destination_of(*input, reply)) {
+    amqp::Properties properties;
+    properties.headers = input->headers;
+    // RPC clients look for the correlation id, and some for the request's message id in it.
+    properties.correlation_id = input->correlation_id ? input->correlation_id : input->message_id;
+    properties.delivery_mode = amqp::Properties::kPersistent;
+    std::string encoded = properties.encode();
+    auto sent = virtual_host_.publish({destination->exchange, destination->routing_key,
+                                       amqp::as_bytes(encoded), amqp::as_bytes(result.output)});
+    bool arrived = sent && sent->queue_count > 0;
+    if (!arrived && !reply) {
+      CallResult undelivered = result;
+      undelivered.outcome = schema::Outcome::internal;
+      undelivered.message = "the result could not be delivered: " +
+                            (sent ? "no queue is bound for '" + destination->exchange + "/" +
+                                        destination->routing_key + "'"
+                                  : sent.error().text);
+      failed(call, undelivered);
+      return;
+    }
+    // Nobody waits for a reply any more: that is the caller's affair.
+    if (!arrived) ++virtual_host_.counters().dropped_unroutable;
+  }
+  ++counters_.succeeded;
+  ++virtual_host_.counters().acked;
+  queue_->settle(call.entry);
+}
+
+void Subscription::failed(Call& call, const CallResult& result) {
+  ++counters_.failed;
+  Entry& entry = call.entry;
+  ++entry.attempts;
+  if (entry.attempts < settings_.attempts_max) {
+    queue_->note_attempts(entry);
+    ++counters_.retried;
+    wait(std::move(entry), backoff_ms(entry.attempts));
+    return;
+  }
+  if (dead_letter(entry, result)) {
+    ++counters_.dead_lettered;
+    queue_->settle(entry);
+    return;
+  }
+  // Kept rather than lost, until the destination is there again.
+  queue_->note_attempts(entry);
+  wait(std::move(entry), std::max<uint64_t>(settings_.backoff_max_ms, kRestartMaxMs));
+}
+
+bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
+  auto properties = amqp::Properties::decode(entry.record->properties());
+  CHECK(properties.has_value());
+  if (!properties->headers) properties->headers.emplace();
+  amqp::Table& headers = *properties->headers;
+  add_death(headers, *queue_, entry, "rejected");
+  headers.set("x-sluice-subscription", settings_.name);
+  headers.set("x-sluice-function", settings_.function);
+  headers.set("x-sluice-outcome", std::string(schema::EnumNameOutcome(result.outcome)));
+  headers.set("x-sluice-error", result.message);
+  headers.set("x-sluice-attempts", static_cast<int64_t>(entry.attempts));
+  std::string log = result.log;
+  if (log.size() > kDeadLetterLogBytes) log.erase(0, log.size() - kDeadLetterLogBytes);
+  headers.set("x-sluice-log", std::move(log));
+  properties->delivery_mode = amqp::Properties::kPersistent;
+  std::string encoded = properties->encode();
+  const Destination& to = settings_.on_failure;
+  auto sent = virtual_host_.publish(
+      {to.exchange, to.routing_key, amqp::as_bytes(encoded), entry.record->body()});
+  if (sent && sent->queue_count > 0) {
+    ++virtual_host_.counters().dead_lettered;
+    return true;
+  }
+  spdlog::error(
+      "subscription {}: a failed message can not be dead-lettered to '{}/{}' ({}); it is "
+      "kept and tried again",
+      settings_.name, to.exchange, to.routing_key,
+      sent ? "no queue is bound there" : sent.error().text);
+  return false;
+}
+
+uint64_t Subscription::backoff_ms(uint32_t attempts) const {
+  uint64_t delay = settings_.backoff_min_ms;
+  for (uint32_t i = 1; i < attempts && delay < settings_.backoff_max_ms; ++i) delay *= 2;
+  return std::min<uint64_t>(delay, settings_.backoff_max_ms);
+}
+
+void Subscription::wait(Entry entry, uint64_t delay_ms) {
+  if (settings_.paused) {
+    queue_->requeue(std::move(entry));
+    return;
+  }
+  entry.redelivered = true;
+  waiting_.emplace(uv_now(loop_) + delay_ms, std::move(entry));
+  retry_due();
+}
+
+void Subscription::retry_due() {
+  uint64_t now = uv_now(loop_);
+  while (!waiting_.empty() && waiting_.begin()->first <= now && can_call()) {
+    start_call(std::move(waiting_.extract(waiting_.begin()).mapped()));
+  }
+  if (waiting_.empty()) {
+    retry_timer_.stop();
+    return;
+  }
+  // What is due and has no slot or executor is started by finished() and wake().
+  uint64_t due = waiting_.begin()->first;
+  if (due > now) retry_timer_.start(due - now);
+}
+
+}  // namespace sluice::broker

@@ -1,0 +1,107 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "broker/amqp/properties.h"
+#include "broker/dispatch/functions.h"
+#include "broker/queue/queue.h"
+#include "broker/routing/virtual_host.h"
+
+namespace sluice::broker {
+
+// EXCHANGE/KEY: where results or failures are published.
+struct Destination {
+  std::string exchange;
+  std::string routing_key;
+};
+
+struct SubscriptionSettings {
+  std::string name;
+  std::string queue;
+  std::string function;
+  uint32_t concurrency = 4;
+  uint32_t attempts_max = 5;
+  uint32_t backoff_min_ms = 100;
+  uint32_t backoff_max_ms = 30'000;
+  Destination on_failure;
+  std::optional<Destination> result;
+  bool paused = false;
+};
+
+struct SubscriptionCounters {
+  uint64_t calls = 0;
+  uint64_t succeeded = 0;
+  uint64_t failed = 0;
+  uint64_t retried = 0;
+  uint64_t dead_lettered = 0;
+};
+
+// Hands a queue's messages to a function. It takes a message only when it can be called at once;
+// publishes the result and settles the message in one commit; tries a failed one again after a
+// back-off that doubles, up to a number of attempts, and then dead-letters it, also in one commit.
+// A message is never given up otherwise. On the shard's thread; held by shared_ptr because calls
+// outlive it.
+class Subscription : public Consumer, public std::enable_shared_from_this<Subscription> {
+ public:
+  Subscription(uv_loop_t* loop, VirtualHost& virtual_host, Functions& functions,
+               const Executor& executor, SubscriptionSettings settings);
+  ~Subscription() override;
+
+  const SubscriptionSettings& settings() const { return settings_; }
+  const SubscriptionCounters& counters() const { return counters_; }
+  size_t in_flight() const { return in_flight_; }
+  size_t waiting_retry() const { return waiting_.size(); }
+  // "running", "paused" or "waiting", and for what.
+  std::string_view state() const;
+  std::string state_reason() const;
+
+  // Begins to take from the queue, if it exists.
+  void attach(const std::shared_ptr<Queue>& queue);
+  // Everything but the name and the queue may change.
+  void change(SubscriptionSettings settings);
+  // The executor or the function has changed: it may be able to take again.
+  void wake();
+  // What is out goes back to the queue; the results of calls in flight are ignored.
+  void close();
+
+  bool can_take() const override;
+  void take(Queue& queue, Entry entry) override;
+  void queue_deleted(Queue& queue) override;
+
+ private:
+  struct Call;
+  bool can_call() const;
+  void start_call(Entry entry);
+  void finished(const std::shared_ptr<Call>& call, CallResult result);
+  void succeeded(Call& call, const CallResult& result);
+  void failed(Call& call, const CallResult& result);
+  bool dead_letter(const Entry& entry, const CallResult& result);
+  std::optional<Destination> destination_of(const amqp::Properties& properties, bool& reply) const;
+  void wait(Entry entry, uint64_t delay_ms);
+  void retry_due();
+  void give_back();
+  uint64_t backoff_ms(uint32_t attempts) const;
+
+  uv_loop_t* loop_;
+  VirtualHost& virtual_host_;
+  Functions& functions_;
+  const Executor& executor_;
+  SubscriptionSettings settings_;
+  SubscriptionCounters counters_;
+  std::shared_ptr<Queue> queue_;
+  // Which attachment to a queue a call belongs to: older ones' results are ignored.
+  uint64_t epoch_ = 0;
+  size_t in_flight_ = 0;
+  std::map<const Call*, std::shared_ptr<Call>> calls_;
+  // Failed messages by the loop time at which they are due. They take no slot meanwhile.
+  std::multimap<uint64_t, Entry> waiting_;
+  net::Timer retry_timer_;
+};
+
+}  // namespace sluice::broker

@@ -1,0 +1,200 @@
+#include "storage/rocksdb/wal_check.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "storage/rocksdb/crc32c.h"
+#include "storage/rocksdb/engine.h"
+
+namespace sluice::storage {
+namespace {
+
+constexpr size_t kBlockBytes = 32768;
+constexpr size_t kHeaderBytes = 7;        // crc32c, masked (4), length (2), type (1)
+constexpr size_t kBatchHeaderBytes = 12;  // a write's sequence number (8) and number of changes (4)
+
+enum Type : uint8_t { kZero = 0, kFull = 1, kFirst, kMiddle, kLast };
+
+template <typename T>
+T get_le(const uint8_t* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+// A stretch of a log's write: all of it, or the part that fits into a block.
+struct Fragment {
+  Type type;
+  std::span<const uint8_t> payload;
+};
+
+// The valid fragment that begins with `data`, which ends where its block does.
+std::optional<Fragment> fragment_at(std::span<const uint8_t> data) {
+  if (data.size() < kHeaderBytes) return std::nullopt;
+  size_t length = get_le<uint16_t>(data.data() + 4);
+  uint8_t type = data[6];
+  if (type < kFull || type > kLast || length > data.size() - kHeaderBytes) return std::nullopt;
+  uint32_t masked = get_le<uint32_t>(data.data()) - 0xa282ead8u;
+  uint32_t expected = (masked >> 17) | (masked << 15);
+  if (crc32c(data.subspan(6, length + 1)) != expected) return std::nullopt;
+  return Fragment{static_cast<Type>(type), data.subspan(kHeaderBytes, length)};
+}
+
+// Whether `data` is valid fragments up to its end: what a message's body could imitate by chance
+// (or by intent) only if it knew where in the block it will lie.
+bool is_chain(std::span<const uint8_t> data) {
+  bool any = false;
+  while (data.size() >= kHeaderBytes) {
+    auto fragment = fragment_at(data);
+    if (!fragment) return false;
+    any = true;
+    data = data.subspan(kHeaderBytes + fragment->payload.size());
+  }
+  return any && std::ranges::all_of(data, [](uint8_t byte) { return byte == 0; });
+}
+
+// Goes through all logs of a directory, oldest first.
+class WalCheck {
+ public:
+  Expected<> file(rocksdb::Env* env, const std::string& directory, const std::string& name);
+
+  // Where the logs end in an unfinished write.
+  const std::optional<std::string>& torn_at() const { return damage_; }
+
+ private:
+  Expected<> block(std::span<const uint8_t> data);
+  Expected<> fragment(const Fragment& fragment);
+  Expected<> write_ended();
+  void damaged(uint64_t offset) {
+    if (!damage_) damage_ = fmt::format("{} at byte {}", name_, offset);
+  }
+
+  std::string name_;
+  uint64_t offset_ = 0;                    // of what is being looked at, in its file
+  std::vector<uint8_t> head_;              // of the write being read, up to its header's size
+  std::optional<uint64_t> write_at_;       // where that write began
+  std::optional<uint64_t> next_sequence_;  // what the next write must have
+  std::optional<std::string> damage_;      // the first damage since the last good write
+};
+
+Expected<> WalCheck::file(rocksdb::Env* env, const std::string& directory,
+                          const std::string& name) {
+  name_ = name;
+  std::unique_ptr<rocksdb::SequentialFile> file;
+  auto status = env->NewSequentialFile(directory + "/" + name, &file, rocksdb::EnvOptions());
+  std::vector<char> buffer(kBlockBytes);
+  for (uint64_t at = 0; status.ok();) {
+    rocksdb::Slice got;
+    status = file->Read(kBlockBytes, &got, buffer.data());
+    if (!status.ok() || got.empty()) break;
+    offset_ = at;
+    at += got.size();
+    if (auto good = block({reinterpret_cast<const uint8_t*>(got.data()), got.size()}); !good) {
+      return good;
+    }
+  }
+  if (!status.ok()) return std::unexpected(to_error(status, "reading the write-ahead log"));
+  if (write_at_) damaged(*write_at_);
+  write_at_.reset();
+  return {};
+}
+
+Expected<> WalCheck::block(std::span<const uint8_t> data) {
+  while (data.size() >= kHeaderBytes) {
+    auto found = fragment_at(data);
+    if (!found) {
+      damaged(write_at_.value_or(offset_));
+      write_at_.reset();
+    }
+    size_t skip = found ? kHeaderBytes + found->payload.size() : 1;
+    if (found) {
+      if (auto good = fragment(*found); !good) return good;
+    } else {
+      while (skip < data.size() && !is_chain(data.subspan(skip))) ++skip;
+    }
+    offset_ += skip;
+    data = data.subspan(skip);
+  }
+  return {};
+}
+
+Expected<> WalCheck::fragment(const Fragment& fragment) {
+  bool begins = fragment.type == kFull || fragment.type == kFirst;
+  if (begins && write_at_) damaged(*write_at_);  // that one has no end
+  if (!begins && !write_at_) {                   // this one has no beginning
+    damaged(offset_);
+    return {};
+  }
+  if (begins) {
+    write_at_ = offset_;
+    head_.clear();
+  }
+  auto wanted = std::min(kBatchHeaderBytes - head_.size(), fragment.payload.size());
+  head_.insert(head_.end(), fragment.payload.begin(), fragment.payload.begin() + wanted);
+  return fragment.type == kFull || fragment.type == kLast ? write_ended() : Expected<>();
+}
+
+Expected<> WalCheck::write_ended() {
+  uint64_t at = *write_at_;
+  write_at_.reset();
+  if (head_.size() < kBatchHeaderBytes) {
+    damaged(at);
+    return {};
+  }
+  auto sequence = get_le<uint64_t>(head_.data());
+  auto count = get_le<uint32_t>(head_.data() + 8);
+  // Recovery drops a torn end and numbers on from the last good write; it leaves a write of nothing
+  // to say so.
+  bool continues = next_sequence_ == sequence || count == 0;
+  if (damage_ && !continues) {
+    return fail(Code::kCorrupt,
+                fmt::format("the write-ahead log {} is damaged, and confirmed changes follow the "
+                            "damage ({} at byte {}): starting would lose them; restore the data "
+                            "directory from a copy",
+                            *damage_, name_, at));
+  }
+  damage_.reset();
+  next_sequence_ = sequence + count;
+  return {};
+}
+
+// NUMBER.log; RocksDB's other logs are called LOG.
+std::optional<uint64_t> log_number(const std::string& name) {
+  uint64_t number = 0;
+  auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  if (error != std::errc() || std::string_view(end) != ".log") return std::nullopt;
+  return number;
+}
+
+}  // namespace
+
+Expected<> check_wal(rocksdb::Env* env, const std::string& directory) {
+  std::vector<std::string> names;
+  if (auto status = env->GetChildren(directory, &names); !status.ok()) {
+    return std::unexpected(to_error(status, "reading the data directory"));
+  }
+  std::vector<std::pair<uint64_t, std::string>> logs;
+  for (const std::string& name : names) {
+    if (auto number = log_number(name)) logs.emplace_back(*number, name);
+  }
+  std::ranges::sort(logs);
+  WalCheck check;
+  for (const auto& [number, name] : logs) {
+    if (auto good = check.file(env, directory, name); !good) return good;
+  }
+  if (check.torn_at()) {
+    spdlog::warn(
+        "store: an unfinished write, never confirmed, is dropped from the write-ahead log {}",
+        *check.torn_at());
+  }
+  return {};
+}
+
+}  // namespace sluice::storage

@@ -1,0 +1,54 @@
+#include "storage/record.h"
+
+#include <random>
+#include <vector>
+
+#include "tests/storage/support.h"
+
+namespace sluice::storage {
+namespace {
+
+TEST(RecordTest, EmptyPartsComeBackEmpty) {
+  auto record = Record::make({});
+  auto back = Record::from_bytes(record->bytes());
+  ASSERT_TRUE(back);
+  EXPECT_TRUE((*back)->body().empty());
+  EXPECT_TRUE((*back)->properties().empty());
+  EXPECT_EQ((*back)->exchange(), "");
+}
+
+TEST(RecordTest, NoBytesAreCorrupt) {
+  auto record = Record::from_bytes({});
+  ASSERT_FALSE(record);
+  EXPECT_EQ(record.error().code, Code::kCorrupt);
+}
+
+// Under the address sanitizer this shows that reading what passed the verifier stays inside.
+TEST(RecordTest, DamagedBytesAreCorruptOrHarmless) {
+  uint64_t seed = std::random_device()();
+  SCOPED_TRACE(seed);
+  std::mt19937_64 random(seed);
+  auto record = record_of(std::string(300, 'x'));
+  size_t refused = 0;
+  for (int round = 0; round < 20'000; ++round) {
+    std::vector<uint8_t> bytes(record->bytes().begin(), record->bytes().end());
+    if (random() % 4 == 0) bytes.resize(random() % bytes.size());
+    for (uint64_t flips = random() % 4; flips > 0 && !bytes.empty(); --flips) {
+      bytes[random() % std::min<size_t>(bytes.size(), 64)] = static_cast<uint8_t>(random());
+    }
+    auto back = Record::from_bytes(bytes);
+    if (!back) {
+      EXPECT_EQ(back.error().code, Code::kCorrupt);
+      ++refused;
+      continue;
+    }
+    size_t sum = (*back)->exchange().size() + (*back)->routing_key().size();
+    for (uint8_t byte : (*back)->body()) sum += byte;
+    for (uint8_t byte : (*back)->properties()) sum += byte;
+    EXPECT_GE(sum, 0u);
+  }
+  EXPECT_GT(refused, 1000u);
+}
+
+}  // namespace
+}  // namespace sluice::storage

@@ -1,0 +1,200 @@
+// Damaged write-ahead logs: a torn end is normal, a hole is refused.
+
+#include "storage/rocksdb/wal_check.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+#include <random>
+
+#include "storage/rocksdb/crc32c.h"
+#include "tests/storage/crash_support.h"
+
+namespace sluice::storage {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::vector<std::string> logs_in(const std::string& directory) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    if (entry.path().extension() == ".log" && entry.file_size() > 0) {
+      names.push_back(entry.path().string());
+    }
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+std::string contents(const std::string& name) {
+  std::ifstream stream(name, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+void overwrite(const std::string& name, uint64_t at, std::string_view bytes) {
+  std::fstream stream(name, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(static_cast<std::streamoff>(at));
+  stream << bytes;
+}
+
+// A directory whose only log holds 100 single commits of messages 1 to 100, then one large commit
+// of 101 to 600.
+class WalTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto store = open_or_fail(directory_.path() + "/intact");
+    ASSERT_NE(store, nullptr);
+    for (Sequence at = 1; at <= 100; ++at) commit_or_fail(*store, append(1, at, at));
+    store.reset();
+    log_ = fs::path(logs_in(directory_.path() + "/intact").back()).filename().string();
+    small_end_ = fs::file_size(directory_.path() + "/intact/" + log_);
+    // Reopening would start another log.
+    fs::remove_all(directory_.path() + "/intact");
+    store = open_or_fail(directory_.path() + "/intact");
+    for (Sequence at = 1; at <= 100; ++at) commit_or_fail(*store, append(1, at, at));
+    commit_or_fail(*store, append(1, 101, 600, std::string(200, 'b')));
+    store.reset();
+    end_ = fs::file_size(directory_.path() + "/intact/" + log_);
+    ASSERT_GT(end_, small_end_ + 100'000);
+  }
+
+  // A copy to damage; returns its log.
+  std::string copy() {
+    fs::remove_all(directory_.path() + "/copy");
+    fs::copy(directory_.path() + "/intact", directory_.path() + "/copy");
+    return directory_.path() + "/copy/" + log_;
+  }
+
+  Expected<std::unique_ptr<Store>> open_copy() {
+    return open_rocksdb({.directory = directory_.path() + "/copy"});
+  }
+
+  // That many messages from 1 on survived; and the store goes on from there, twice.
+  void expect_survivors(Sequence count) {
+    for (Sequence extra = 0; extra < 2; ++extra) {
+      auto store = open_copy();
+      ASSERT_TRUE(store) << store.error().message;
+      auto found = sequences_of(**store, 1);
+      ASSERT_EQ(found.size(), count + extra);
+      EXPECT_EQ(found.back(), count + extra);
+      commit_or_fail(**store, append(1, count + extra + 1, count + extra + 1));
+    }
+  }
+
+  TemporaryDirectory directory_;
+  std::string log_;
+  uint64_t small_end_ = 0;  // where the large commit begins
+  uint64_t end_ = 0;
+};
+
+TEST_F(WalTest, AnIntactLogIsRecoveredWhole) {
+  copy();
+  expect_survivors(600);
+}
+
+TEST_F(WalTest, ATornTailLosesTheUnfinishedWriteAndNothingElse) {
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 12; ++round) {
+    fs::resize_file(copy(), small_end_ + 1 + random() % (end_ - small_end_ - 1));
+    expect_survivors(100);
+  }
+}
+
+TEST_F(WalTest, PagesOfTheLastWriteMayHaveArrivedInAnyOrder) {
+  std::mt19937_64 random(2);
+  constexpr uint64_t kPage = 4096;
+  for (int round = 0; round < 12; ++round) {
+    std::string log = copy();
+    uint64_t first = small_end_ / kPage + 1;
+    uint64_t page = round == 0 ? first : first + random() % (end_ / kPage - first);
+    overwrite(log, page * kPage, std::string(kPage, '\0'));
+    expect_survivors(100);
+  }
+}
+
+TEST_F(WalTest, AFlippedBitInFrontOfOtherWritesIsRefused) {
+  std::mt19937_64 random(3);
+  for (int round = 0; round < 40; ++round) {
+    std::string log = copy();
+    uint64_t at = random() % small_end_;
+    std::string byte(1, contents(log)[at]);
+    byte[0] = static_cast<char>(byte[0] ^ (1 << random() % 8));
+    overwrite(log, at, byte);
+    auto store = open_copy();
+    ASSERT_FALSE(store) << "a flip at byte " << at << " went unnoticed";
+    EXPECT_EQ(store.error().code, Code::kCorrupt);
+    EXPECT_NE(store.error().message.find(log_), std::string::npos) << store.error().message;
+  }
+}
+
+TEST_F(WalTest, AFlipIsRefusedAlsoWhereOnlySmallWritesFollowInItsBlock) {
+  std::mt19937_64 random(4);
+  for (int round = 0; round < 40; ++round) {
+    std::string log = copy();
+    fs::resize_file(log, small_end_);
+    uint64_t at = random() % (small_end_ * 9 / 10);
+    std::string byte(1, contents(log)[at]);
+    byte[0] = static_cast<char>(byte[0] ^ (1 << random() % 8));
+    overwrite(log, at, byte);
+    auto store = open_copy();
+    ASSERT_FALSE(store) << "a flip at byte " << at << " went unnoticed";
+    EXPECT_EQ(store.error().code, Code::kCorrupt);
+  }
+}
+
+TEST_F(WalTest, ALostPageInFrontOfOtherWritesIsRefused) {
+  overwrite(copy(), 4096, std::string(4096, '\0'));
+  auto store = open_copy();
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code, Code::kCorrupt);
+}
+
+TEST(WalFilesTest, DamageInAnOlderLogIsRefusedAlsoAtItsEnd) {
+  TemporaryDirectory directory;
+  {
+    auto store = open_rocksdb({.directory = directory.path(), .message_buffer_bytes = 128u << 10});
+    ASSERT_TRUE(store);
+    Batch definition;
+    definition.definitions.push_back({CatalogKind::kQueue, "q", "keeps the oldest log"});
+    commit_or_fail(**store, std::move(definition));
+    for (Sequence at = 1; logs_in(directory.path()).size() < 2; at += 100) {
+      commit_or_fail(**store, append(1, at, at + 99, std::string(200, 'b')));
+    }
+    commit_or_fail(**store, append(2, 1, 10));
+  }
+  auto logs = logs_in(directory.path());
+  ASSERT_GE(logs.size(), 2u);
+  fs::resize_file(logs[0], fs::file_size(logs[0]) - 10);
+  auto store = open_rocksdb({.directory = directory.path()});
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code, Code::kCorrupt);
+}
+
+TEST(WalFilesTest, AMissingLogIsRefused) {
+  TemporaryDirectory directory;
+  {
+    auto store = open_rocksdb({.directory = directory.path(), .message_buffer_bytes = 128u << 10});
+    ASSERT_TRUE(store);
+    Batch definition;
+    definition.definitions.push_back({CatalogKind::kQueue, "q", "keeps the oldest log"});
+    commit_or_fail(**store, std::move(definition));
+    for (Sequence at = 1; logs_in(directory.path()).size() < 2; at += 100) {
+      commit_or_fail(**store, append(1, at, at + 99, std::string(200, 'b')));
+    }
+    commit_or_fail(**store, append(2, 1, 10));
+  }
+  fs::remove(logs_in(directory.path())[0]);
+  EXPECT_FALSE(open_rocksdb({.directory = directory.path()}));
+}
+
+TEST(Crc32cTest, AgreesWithThePublishedValues) {
+  std::vector<uint8_t> zeros(32, 0), ones(32, 0xff), digits;
+  for (char c : std::string_view("123456789")) digits.push_back(static_cast<uint8_t>(c));
+  EXPECT_EQ(crc32c(zeros), 0x8a9136aau);  // RFC 3720, B.4
+  EXPECT_EQ(crc32c(ones), 0x62a8ab43u);
+  EXPECT_EQ(crc32c(digits), 0xe3069283u);
+  EXPECT_EQ(crc32c_detail::by_table(digits), 0xe3069283u);
+}
+
+}  // namespace
+}  // namespace sluice::storage

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <random>
+#include <string>
+
+#include "storage/store.h"
+
+namespace sluice::storage {
+
+// What a store must hold.
+struct Model {
+  struct Queue {
+    Sequence watermark = 1;
+    std::map<Sequence, uint32_t> attempts;  // of each message that is there
+    bool operator==(const Queue&) const = default;
+  };
+  std::map<QueueId, Queue> queues;
+  std::map<std::string, std::string> catalog;
+  bool operator==(const Model&) const = default;
+};
+
+// A random sequence of batches that is the same for the same seed: publishing, consuming in order
+// and out of order, retries, definitions, queues that come and go. After n calls of next(), model()
+// is what a store holds to which exactly the first n batches were committed.
+class Workload {
+ public:
+  explicit Workload(uint64_t seed) : random_(seed) {}
+
+  Batch next();
+  const Model& model() const { return model_; }
+
+ private:
+  uint64_t below(uint64_t limit) { return random_() % limit; }
+  QueueId some_queue();
+  void publish(Batch& batch);
+  void consume(Batch& batch);
+  void retry(Batch& batch);
+  void define(Batch& batch);
+
+  std::mt19937_64 random_;
+  Model model_;
+  std::map<QueueId, Sequence> next_sequence_;
+  QueueId next_queue_ = 1;
+};
+
+// What the store holds in the queues below `queue_end`. Fails the test where a message's body is
+// not the one that was published under its sequence, or where anything cannot be read.
+Model contents_of(Store& store, QueueId queue_end);
+
+}  // namespace sluice::storage
