@@ -1,0 +1,87 @@
+"""The TestCase of tests about functions: guest programs, deploying, subscribing, collecting."""
+
+import os
+import pathlib
+import unittest
+
+import pika
+
+from .admin import Admin
+from .broker import Sluiced, build_dir, testing_rabbitmq
+from .case import BrokerTestCase
+from .wait import await_until
+
+BUSYBOX = "/bin/busybox"
+PERSISTENT = pika.BasicProperties(delivery_mode=2)
+
+
+def guest(name):
+    """The path of a test guest that the build makes, e.g. `echo`."""
+    folder = pathlib.Path(os.environ.get("GUESTS", str(build_dir() / "tests" / "guests")))
+    path = folder / name
+    if not path.exists():
+        raise AssertionError(f"guest program {path} is missing: build it")
+    return path
+
+
+class FunctionTestCase(BrokerTestCase):
+    """Has `self.admin`. Tests of a class with `own_broker` may kill it."""
+
+    @classmethod
+    def setUpClass(cls):
+        if testing_rabbitmq():
+            raise unittest.SkipTest("functions are Sluice's own")
+
+    def make_broker(self):
+        broker = Sluiced()
+        broker.start()
+        return broker
+
+    @property
+    def admin(self):
+        return Admin(self.broker.admin_url)
+
+    def deploy(self, image, **config):
+        """Deploys under a new name and waits until it can be called; returns the name."""
+        name = self.name("f")
+        self.admin.deploy(name, image if os.sep in str(image) else guest(image), **config)
+        self.await_function(name)
+        return name
+
+    def await_function(self, name, states=("ready",), timeout_s=30):
+        def settled():
+            function = self.admin.get(f"functions/{name}")
+            if function["state"] == "loading" and "loading" not in states:
+                return None
+            self.assertIn(function["state"], states, function.get("state_reason"))
+            return function
+        return await_until(settled, timeout_s, f"function {name} to be loaded")
+
+    def subscribe(self, function, queue=None, result="queue", **settings):
+        """Subscribes a function to a new durable queue, its results going to another one.
+
+        Returns (queue, result queue or None, subscription).
+        """
+        channel = self.channel()
+        queue = queue or self.durable_queue(channel)
+        output = None
+        if result == "queue":
+            output = self.durable_queue(channel)
+            settings["result"] = {"exchange": "", "routing_key": output}
+        subscription = self.name("s")
+        self.admin.subscribe(subscription, queue, function, **settings)
+        channel.connection.close()
+        return queue, output, subscription
+
+    def dead_letters(self, channel, queue, count, timeout_s=30):
+        """Takes `count` messages of a queue's default dead-letter queue."""
+        return [self.get(channel, f"{queue}.dead-letter", timeout_s, auto_ack=True)
+                for _ in range(count)]
+
+    def collect(self, channel, queue, count, timeout_s=60):
+        """Takes `count` messages: [(method, properties, body)]."""
+        return [self.get(channel, queue, timeout_s, auto_ack=True) for _ in range(count)]
+
+    def await_counter(self, subscription, condition, what, timeout_s=30):
+        return await_until(lambda: condition(self.admin.subscription(subscription)), timeout_s,
+                           lambda: f"{what}; now {self.admin.subscription(subscription)}")
