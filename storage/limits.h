@@ -27,6 +27,9 @@ inline constexpr int kOpenFilesMax = 512;
 inline constexpr uint64_t kWalBytesMax = 96u << 20;
 static_assert(kWalBytesMax > kMessageBufferBytes * kMessageBuffersMax);
 
+// After that long without a commit what is in memory is flushed to tables.
+inline constexpr int kIdleFlushMs = 3000;
+
 // RocksDB's own log of what it does, in the data directory.
 inline constexpr size_t kInfoLogBytesMax = 2u << 20;
 inline constexpr size_t kInfoLogsMax = 3;

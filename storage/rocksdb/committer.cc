@@ -32,8 +32,8 @@ std::string catalog_key(const Batch::Definition& definition) {
 
 }  // namespace
 
-Committer::Committer(Engine& engine, Watermarks& watermarks)
-    : engine_(engine), watermarks_(watermarks), thread_([this] { run(); }) {
+Committer::Committer(Engine& engine, Watermarks& watermarks, std::chrono::milliseconds idle)
+    : engine_(engine), watermarks_(watermarks), idle_(idle), thread_([this] { run(); }) {
   pthread_setname_np(thread_.native_handle(), "committer");
 }
 
@@ -73,7 +73,13 @@ void Committer::run() {
 // Waits for work; empty once there is none and none may come.
 std::vector<Committer::Job> Committer::take() {
   std::unique_lock lock(mutex_);
-  wake_.wait(lock, [this] { return !waiting_.empty() || stopping_; });
+  auto ready = [this] { return !waiting_.empty() || stopping_; };
+  if (written_ && !wake_.wait_for(lock, idle_, ready)) {
+    lock.unlock();
+    settle();
+    lock.lock();
+  }
+  wake_.wait(lock, ready);
   std::vector<Job> jobs;
   size_t bytes = 0;
   while (!waiting_.empty() && bytes < kMergeBytesMax) {
@@ -84,12 +90,28 @@ std::vector<Committer::Job> Committer::take() {
   return jobs;
 }
 
+// Once nothing was written for a while: memory goes back, and a restart has no log to replay.
+// RocksDB's background threads do it.
+void Committer::settle() {
+  written_ = false;
+  write_ = rocksdb::WriteBatch();
+  if (failed_) return;
+  rocksdb::FlushOptions options;
+  options.wait = false;
+  options.allow_write_stall = true;  // rather than to wait until there can be none
+  auto status = engine_.db->Flush(options, {engine_.meta, engine_.messages, engine_.attempts,
+                                            engine_.queues, engine_.catalog, engine_.blobs});
+  // The next write fails with it.
+  if (!status.ok()) spdlog::error("store: flushing failed: {}", status.ToString());
+}
+
 void Committer::write(std::vector<Job>& jobs) {
   rocksdb::Status status = build(jobs);
   if (status.ok() && write_.Count() > 0) {
     rocksdb::WriteOptions options;
     options.sync = true;
     status = engine_.db->Write(options, &write_);
+    written_ = true;
   }
   if (!status.ok()) {
     failed_ = to_error(status, "writing to the store failed; nothing more is confirmed");

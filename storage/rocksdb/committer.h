@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include <rocksdb/write_batch.h>
 
+#include "storage/limits.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/watermarks.h"
 #include "storage/store.h"
@@ -26,7 +28,9 @@ namespace sluice::storage {
 // committer's. The engine and the watermarks are borrowed.
 class Committer {
  public:
-  Committer(Engine& engine, Watermarks& watermarks);
+  // After `idle` without a commit what is in memory is flushed.
+  Committer(Engine& engine, Watermarks& watermarks,
+            std::chrono::milliseconds idle = std::chrono::milliseconds(kIdleFlushMs));
   ~Committer() { stop(); }
 
   // See Store::commit().
@@ -50,6 +54,7 @@ class Committer {
 
   void run();
   std::vector<Job> take();
+  void settle();
   void write(std::vector<Job>& jobs);
   rocksdb::Status build(const std::vector<Job>& jobs);
   void plan(const std::vector<Job>& jobs);
@@ -71,6 +76,8 @@ class Committer {
   std::deque<Job> waiting_;
   bool stopping_ = false;
 
+  const std::chrono::milliseconds idle_;
+  bool written_ = false;         // since the last settle()
   std::optional<Error> failed_;  // read by stop() once the thread has ended
   std::unordered_map<QueueId, Queue> queues_;
   // Of the write that is being built.

@@ -2,7 +2,9 @@
 
 #include "storage/rocksdb/consumed_filter.h"
 
+#include <chrono>
 #include <future>
+#include <thread>
 
 #include "storage/limits.h"
 #include "storage/rocksdb/committer.h"
@@ -161,6 +163,19 @@ TEST_F(ConsumedTest, WholeFilesAreGivenBackWithoutACompaction) {
   EXPECT_GT(number("rocksdb.total-sst-files-size"), 0u);
   ASSERT_TRUE(commit(advance(1, kCount + 1000)));
   EXPECT_EQ(number("rocksdb.total-sst-files-size"), 0u);
+}
+
+TEST_F(ConsumedTest, AnIdleStoreGivesItsMemoryBack) {
+  committer_.reset();
+  committer_ = std::make_unique<Committer>(engine_, watermarks_, std::chrono::milliseconds(1));
+  ASSERT_TRUE(commit(append(1, 1, 20'000)));
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (number("rocksdb.cur-size-all-mem-tables") > (1u << 20) &&
+         std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::yield();
+  }
+  EXPECT_LT(number("rocksdb.cur-size-all-mem-tables"), 1u << 20);
+  ASSERT_TRUE(commit(append(1, 20'001, 20'010)));  // and goes on
 }
 
 TEST_F(ConsumedTest, AWatermarkThatDidNotReachTheDiskIsNotUsed) {

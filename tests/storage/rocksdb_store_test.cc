@@ -6,6 +6,8 @@
 #include <rocksdb/env.h>
 
 #include "storage/limits.h"
+#include "storage/rocksdb/engine.h"
+#include "storage/rocksdb/keys.h"
 #include "tests/storage/support.h"
 
 namespace sluice::storage {
@@ -278,6 +280,23 @@ TEST_F(StoreTest, CallbacksComeInOrderAndBringTheBatchBack) {
   store_.reset();  // waits for all of them
   ASSERT_EQ(order.size(), kCount);
   EXPECT_TRUE(std::ranges::is_sorted(order));
+}
+
+TEST_F(StoreTest, ADamagedRecordIsAnErrorThatNamesIt) {
+  commit_or_fail(*store_, append(3, 1, 5));
+  store_.reset();
+  {
+    Watermarks watermarks;
+    Engine engine;
+    ASSERT_TRUE(open_engine(directory_.path(), nullptr, watermarks, kMessageBufferBytes, engine));
+    ASSERT_TRUE(engine.db->Put({}, engine.messages, slice(MessageKey(3, 4).view()), "junk").ok());
+  }
+  reopen();
+  EXPECT_EQ(store_->read(3, 1, 3, SIZE_MAX)->size(), 3u);
+  auto found = store_->read(3, 1, SIZE_MAX, SIZE_MAX);
+  ASSERT_FALSE(found);
+  EXPECT_EQ(found.error().code, Code::kCorrupt);
+  EXPECT_NE(found.error().message.find("message 4 of queue 3"), std::string::npos);
 }
 
 TEST(OpenTest, ADirectoryInUseIsRefusedClearly) {
