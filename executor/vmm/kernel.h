@@ -103,6 +103,7 @@ class Kernel {
   int64_t sys_poll(const Syscall&);
   int64_t sys_ppoll(const Syscall&);
   int64_t sys_select(const Syscall&);
+  int64_t sys_pselect6(const Syscall&);
   int64_t sys_ioctl(const Syscall&);
   int64_t sys_ftruncate(const Syscall&);
   // sys_files.cc
@@ -190,6 +191,8 @@ class Kernel {
   int64_t write_output(std::string_view bytes);
   void write_log(std::string_view bytes);
   int64_t get_iovecs(uint64_t address, uint64_t count, std::array<Iovec, kIovecsMax>& iovecs) const;
+  int64_t get_wait(uint64_t address, std::optional<int64_t>& wait_ns) const;
+  int64_t select_descriptors(const Syscall& c, std::optional<int64_t> wait_ns);
   int64_t poll_descriptors(uint64_t address, uint64_t count, std::optional<int64_t> wait_ns);
 
   std::optional<std::string> path_at(uint64_t address) const;

@@ -24,6 +24,7 @@ bool readable_mode(int flags) { return (flags & O_ACCMODE) != O_WRONLY; }
 bool writable_mode(int flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 bool is_stream(Kind kind) { return kind == Kind::kStdout || kind == Kind::kStderr; }
 
+constexpr int64_t kForeverNs = INT64_MAX / 4;  // the call's deadline comes first
 constexpr char kCutMark[] = "\n[log cut here: it reached its limit]\n";
 
 }  // namespace
@@ -284,11 +285,7 @@ int64_t Kernel::poll_descriptors(uint64_t address, uint64_t count, std::optional
     }
     ready += p.revents != 0;
   }
-  if (ready == 0 && count == 0 && !wait_ns) wait_ns = INT64_MAX / 2;
-  if (ready == 0 && wait_ns.value_or(INT64_MAX / 2) > 0) {
-    int64_t now = now_ns();
-    sleep_until(now + std::min(wait_ns.value_or(INT64_MAX / 2), INT64_MAX / 2));
-  }
+  if (ready == 0) sleep_until(now_ns() + wait_ns.value_or(kForeverNs));
   if (count > 0) {
     uint8_t* to = space_.for_write(address, count * sizeof(pollfd));
     if (to == nullptr) return -EFAULT;
@@ -304,18 +301,40 @@ int64_t Kernel::sys_poll(const Syscall& c) {
   return poll_descriptors(c.args[0], c.args[1], wait_ns);
 }
 
+// A struct timespec at `address`, none where that is 0.
+int64_t Kernel::get_wait(uint64_t address, std::optional<int64_t>& wait_ns) const {
+  if (address == 0) return 0;
+  auto t = space_.get<timespec>(address);
+  if (!t) return -EFAULT;
+  if (t->tv_sec < 0 || t->tv_nsec < 0 || t->tv_nsec >= 1'000'000'000) return -EINVAL;
+  wait_ns = std::min<int64_t>(t->tv_sec, kTimeoutMsMax) * 1'000'000'000ll + t->tv_nsec;
+  return 0;
+}
+
 int64_t Kernel::sys_ppoll(const Syscall& c) {
   std::optional<int64_t> wait_ns;
-  if (c.args[2] != 0) {
-    auto t = space_.get<timespec>(c.args[2]);
-    if (!t) return -EFAULT;
-    if (t->tv_sec < 0 || t->tv_nsec < 0 || t->tv_nsec >= 1'000'000'000) return -EINVAL;
-    wait_ns = std::min<int64_t>(t->tv_sec, kTimeoutMsMax) * 1'000'000'000ll + t->tv_nsec;
-  }
+  if (int64_t error = get_wait(c.args[2], wait_ns); error < 0) return error;
   return poll_descriptors(c.args[0], c.args[1], wait_ns);
 }
 
 int64_t Kernel::sys_select(const Syscall& c) {
+  std::optional<int64_t> wait_ns;
+  if (c.args[4] != 0) {
+    auto t = space_.get<timeval>(c.args[4]);
+    if (!t) return -EFAULT;
+    if (t->tv_sec < 0 || t->tv_usec < 0 || t->tv_usec >= 1'000'000) return -EINVAL;
+    wait_ns = std::min<int64_t>(t->tv_sec, kTimeoutMsMax) * 1'000'000'000ll + t->tv_usec * 1000;
+  }
+  return select_descriptors(c, wait_ns);
+}
+
+int64_t Kernel::sys_pselect6(const Syscall& c) {
+  std::optional<int64_t> wait_ns;
+  if (int64_t error = get_wait(c.args[4], wait_ns); error < 0) return error;
+  return select_descriptors(c, wait_ns);
+}
+
+int64_t Kernel::select_descriptors(const Syscall& c, std::optional<int64_t> wait_ns) {
   uint64_t count = c.args[0];
   if (count > FD_SETSIZE) return -EINVAL;
   uint64_t bytes = (count + 63) / 64 * 8;
@@ -336,16 +355,7 @@ int64_t Kernel::sys_select(const Syscall& c) {
       ready += now;
     }
   }
-  if (ready == 0) {
-    int64_t wait_ns = INT64_MAX / 2;
-    if (c.args[4] != 0) {
-      auto t = space_.get<timeval>(c.args[4]);
-      if (!t) return -EFAULT;
-      if (t->tv_sec < 0 || t->tv_usec < 0 || t->tv_usec >= 1'000'000) return -EINVAL;
-      wait_ns = std::min<int64_t>(t->tv_sec, kTimeoutMsMax) * 1'000'000'000ll + t->tv_usec * 1000;
-    }
-    sleep_until(now_ns() + wait_ns);
-  }
+  if (ready == 0) sleep_until(now_ns() + wait_ns.value_or(kForeverNs));
   for (int s = 0; s < 3; s++) {
     if (c.args[1 + s] == 0) continue;
     uint8_t* to = space_.for_write(c.args[1 + s], bytes);

@@ -31,6 +31,7 @@ std::span<const SyscallRule> SyscallTable::rules() {
       {SYS_poll, &K::sys_poll, 0, "event loops wait for input; all of it is there"},
       {SYS_ppoll, &K::sys_ppoll, 0, "as poll"},
       {SYS_select, &K::sys_select, 0, "as poll"},
+      {SYS_pselect6, &K::sys_pselect6, 0, "as poll"},
       {SYS_ioctl, &K::sys_ioctl, 0, "programs ask whether stdout is a terminal"},
       {SYS_ftruncate, &K::sys_ftruncate, 0, "private files"},
       {SYS_fsync, nullptr, 0, "nothing to do: the files live in memory"},
