@@ -37,7 +37,7 @@ class Failures(FunctionTestCase):
 
     def test_the_headers_tell_the_whole_story(self):
         queue, headers = self.dead_letter_of(
-            BUSYBOX, config={"args": ["sh", "-c", "cat >/dev/null; echo no good >&2; exit 3"]},
+            BUSYBOX, config={"args": ["sh", "-c", "read x; echo no good >&2; exit 3"]},
             max_attempts=3)
         self.assertEqual(headers["x-sluice-outcome"], "exit_status")
         self.assertIn("3", headers["x-sluice-error"])
@@ -63,7 +63,7 @@ class Failures(FunctionTestCase):
 
     def test_only_the_last_bytes_of_a_long_log_are_kept(self):
         _, headers = self.dead_letter_of(BUSYBOX, config={"args": [
-            "sh", "-c", "cat >/dev/null; i=0; while [ $i -lt 5000 ]; do echo line $i >&2; "
+            "sh", "-c", "read x; i=0; while [ $i -lt 5000 ]; do echo line $i >&2; "
             "i=$((i+1)); done; exit 1"], "timeout_ms": 30000}, max_attempts=1)
         log = _text(headers["x-sluice-log"])
         self.assertTrue(log.rstrip().endswith("line 4999"), log[-200:])

@@ -124,9 +124,9 @@ class Invoking(FunctionTestCase):
         self.assertEqual(result["output"], b"zero one hello\n", result)
 
     def test_stderr_is_the_log(self):
-        name = self.deploy(BUSYBOX, args=["sh", "-c", "cat; echo complaint >&2"])
-        result = self.admin.invoke(name, b"data")
-        self.assertEqual((result["output"], result["log"]), (b"data", b"complaint\n"))
+        name = self.deploy(BUSYBOX, args=["sh", "-c", "read x; echo got $x; echo complaint >&2"])
+        result = self.admin.invoke(name, b"data\n")
+        self.assertEqual((result["output"], result["log"]), (b"got data\n", b"complaint\n"), result)
         entry = self.admin.logs(name)[-1]
         self.assertEqual((entry["log"], entry["source"], entry["outcome"]),
                          ("complaint\n", "invoke", "ok"))
@@ -262,14 +262,14 @@ class Subscriptions(FunctionTestCase):
         self.assertEqual(results, list(range(100)))
 
     def test_a_new_version_takes_over_while_messages_flow(self):
-        function = self.deploy(BUSYBOX, args=["sh", "-c", "echo one $(cat)"])
+        function = self.deploy(BUSYBOX, args=["sh", "-c", "read x; echo one $x"])
         queue, output, _ = self.subscribe(function)
         for number in range(50):
-            self.ch.basic_publish("", queue, str(number).encode(), PERSISTENT)
-        self.admin.deploy(function, BUSYBOX, args=["sh", "-c", "echo two $(cat)"])
+            self.ch.basic_publish("", queue, b"%d\n" % number, PERSISTENT)
+        self.admin.deploy(function, BUSYBOX, args=["sh", "-c", "read x; echo two $x"])
         self.await_function(function)
         for number in range(50, 100):
-            self.ch.basic_publish("", queue, str(number).encode(), PERSISTENT)
+            self.ch.basic_publish("", queue, b"%d\n" % number, PERSISTENT)
         results = [body.split() for _, _, body in self.collect(self.ch, output, 100)]
         self.assertEqual(sorted(int(n) for _, n in results), list(range(100)))
         late = {version for version, number in results if int(number) >= 50}
