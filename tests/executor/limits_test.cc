@@ -41,6 +41,7 @@ TEST(Limit, TimeoutsOfDifferentLengthsDoNotDisturbEachOther) {
 TEST(Limit, MemoryRunsOutAsEnomemAndIsNamedWhenItIsTheCause) {
   Limits limits;
   limits.memory_bytes = 24 << 20;
+  limits.timeout_ms = 60'000;
   for (const char* how : {"hog", "hog-mmap"}) {
     Loaded hog("misbehave", {how}, limits);
     for (int i = 0; i < 2; i++) {

@@ -52,7 +52,10 @@ TEST(Reset, HoldsWhilePagesBecomeHotAndCold) {
 
 TEST(Reset, AfterEveryOrdinaryFailureTheSandboxIsAsNew) {
   for (const char* how : {"exit", "abort", "socket", "flood-stdout", "hog-mmap"}) {
-    Loaded guest("misbehave", {how});
+    Limits limits;
+    limits.timeout_ms = 60'000;  // writing all of the memory takes long where the CPU is emulated
+    limits.memory_bytes = 24 << 20;
+    Loaded guest("misbehave", {how}, limits);
     CallResult first = guest.call();
     EXPECT_TRUE(guest.sandbox().ready()) << how;
     CallResult second = guest.call();
