@@ -28,7 +28,7 @@ int main(int argc, char** argv) {
   CLI::App app("Runs functions in KVM sandboxes; started by sluiced.");
   app.set_version_flag("--version", SLUICE_VERSION);
   app.add_option("--fd", options.fd, "the connected socket")->check(CLI::Range(0, 1 << 20));
-  app.add_option("--workers", options.workers, "calls at the same time (0: one for each CPU)")
+  app.add_option("--workers", options.workers, "calls at the same time (0: four for each CPU)")
       ->check(CLI::Range(0u, sluice::executor::kWorkersMax));
   app.add_option("--kvm", options.kvm_path, "the KVM device");
   CLI11_PARSE(app, argc, argv);

@@ -68,7 +68,14 @@ void Dispatcher::stop() { executor_.stop(); }
 
 void Dispatcher::executor_changed() {
   functions_.executor_changed();
-  for (auto& [name, subscription] : subscriptions_) subscription->wake();
+  for (auto& [name, subscription] : subscriptions_) {
+    // What will be called is loaded at once; the rest when it is called.
+    auto version = functions_.newest(subscription->settings().function);
+    if (version != nullptr && executor_.state() == Executor::State::kRunning) {
+      functions_.prepare(version);
+    }
+    subscription->wake();
+  }
 }
 
 Expected<> Dispatcher::recover() {

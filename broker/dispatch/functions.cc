@@ -278,19 +278,22 @@ void Functions::executor_changed() {
   }
 }
 
+void Functions::prepare(const VersionPtr& version) {
+  using State = FunctionVersion::State;
+  if (version->state != State::kUnloaded && version->state != State::kUnavailable) return;
+  auto image = store_.blob(version->image_sha256);
+  if (image) {
+    load(version, std::move(*image));
+  } else {
+    version->state = State::kFailed;
+    version->state_reason = "the image can not be read: " + image.error().message;
+  }
+}
+
 void Functions::call(const VersionPtr& version, amqp::Bytes input, Caller caller,
                      std::function<void(CallResult)> done) {
-  using State = FunctionVersion::State;
-  if (version->state == State::kUnloaded || version->state == State::kUnavailable) {
-    auto image = store_.blob(version->image_sha256);
-    if (image) {
-      load(version, std::move(*image));
-    } else {
-      version->state = State::kFailed;
-      version->state_reason = "the image can not be read: " + image.error().message;
-    }
-  }
-  if (version->state == State::kLoading) {
+  prepare(version);
+  if (version->state == FunctionVersion::State::kLoading) {
     version->waiting.push_back([this, version, input, caller = std::move(caller),
                                 done = std::move(done)] { run(version, input, caller, done); });
     return;

@@ -70,6 +70,9 @@ class Functions {
   std::vector<std::string> names() const;
   CallLog* log(std::string_view name);
 
+  // Loads the version if it is not, ahead of its first call.
+  void prepare(const VersionPtr& version);
+
   // Who calls, for the log.
   struct Caller {
     std::string source;

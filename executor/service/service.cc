@@ -15,13 +15,20 @@ static_assert(static_cast<int>(vmm::Outcome::kInternal) ==
               static_cast<int>(schema::Outcome::internal));
 static_assert(static_cast<int>(schema::Outcome::MAX) == static_cast<int>(vmm::Outcome::kInternal));
 
-size_t frame_bytes(const std::vector<uint8_t>& frame) { return frame.size(); }
+unsigned cpus() { return std::max(1u, std::thread::hardware_concurrency()); }
+
+unsigned workers_of(const Service::Options& options) {
+  return std::min(options.workers != 0 ? options.workers : cpus() * kWorkersPerCpu, kWorkersMax);
+}
+
+// What one function may take: as much as the CPUs can do, and never all workers.
+unsigned share_of(unsigned workers) { return std::max(1u, std::min(cpus(), workers / 2)); }
 
 }  // namespace
 
-Service::Service(const Options& options) : options_(options), outbox_(options.fd) {
-  if (options_.workers == 0) options_.workers = std::max(1u, std::thread::hardware_concurrency());
-  options_.workers = std::min(options_.workers, kWorkersMax);
+Service::Service(const Options& options)
+    : options_(options), outbox_(options.fd), queue_(share_of(workers_of(options))) {
+  options_.workers = workers_of(options);
   auto machine = vmm::Machine::open(options_.kvm_path.c_str());
   if (machine) {
     machine_ = std::move(*machine);
@@ -89,8 +96,7 @@ void Service::handle_load(std::vector<uint8_t> frame, const schema::Load& load) 
     }
     functions_[function->id] = function;
   }
-  size_t bytes = frame_bytes(frame);
-  push(LoadJob{std::move(function), std::move(frame), &load}, bytes);
+  push(LoadJob{std::move(function), std::move(frame), &load});
 }
 
 void Service::handle_invoke(std::vector<uint8_t> frame, const schema::Invoke& invoke) {
@@ -116,9 +122,8 @@ void Service::handle_invoke(std::vector<uint8_t> frame, const schema::Invoke& in
   if (function->state == Function::State::kFailed) {
     return send_failure(call.id, function->failure, function->message);
   }
-  size_t bytes = frame_bytes(frame);
   call.frame = std::move(frame);
-  push(CallJob{std::move(function), std::move(call)}, bytes);
+  push(CallJob{std::move(function), std::move(call)});
 }
 
 void Service::handle_unload(uint64_t id) {
@@ -131,14 +136,25 @@ void Service::handle_unload(uint64_t id) {
   jobs_.notify_all();
 }
 
-void Service::push(Job job, size_t bytes) {
+uint64_t Service::function_of(const Job& job) {
+  return std::visit([](const auto& j) { return j.function->id; }, job);
+}
+
+size_t Service::bytes_of(const Job& job) {
+  const auto* to_load = std::get_if<LoadJob>(&job);
+  return to_load != nullptr ? to_load->frame.size() : std::get<CallJob>(job).call.frame.size();
+}
+
+void Service::push(Job job) {
   std::unique_lock lock(mutex_);
   room_.wait(lock,
              [this] { return queue_.size() < kQueuedCallsMax && queued_bytes_ < kQueuedBytesMax; });
-  queue_.push_back(std::move(job));
-  queued_bytes_ += bytes;
+  queued_bytes_ += bytes_of(job);
+  uint64_t function = function_of(job);
+  queue_.push(function, std::move(job));
+  bool wake = queue_.runnable();
   lock.unlock();
-  jobs_.notify_one();
+  if (wake) jobs_.notify_one();
 }
 
 }  // namespace sluice::executor

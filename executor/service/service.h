@@ -2,7 +2,6 @@
 
 #include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "executor/service/fair_queue.h"
 #include "executor/service/framing.h"
 #include "executor/service/function.h"
 #include "executor/vmm/kvm.h"
@@ -27,7 +27,7 @@ class Service {
  public:
   struct Options {
     int fd = 3;
-    unsigned workers = 0;  // 0: one for each CPU
+    unsigned workers = 0;  // 0: kWorkersPerCpu for each CPU
     std::string kvm_path = "/dev/kvm";
   };
 
@@ -57,15 +57,19 @@ class Service {
   void handle_load(std::vector<uint8_t> frame, const schema::Load& load);
   void handle_invoke(std::vector<uint8_t> frame, const schema::Invoke& invoke);
   void handle_unload(uint64_t function);
-  void push(Job job, size_t bytes);
+  void push(Job job);
 
   // worker.cc, on the workers.
   class Warm;
   void work();
-  std::optional<Job> pop(Warm& warm);
+  // `done` is the function whose job this worker has ended, 0 for none.
+  std::optional<Job> pop(Warm& warm, uint64_t done);
   void load(LoadJob& job);
   void run(CallJob& job, Warm& warm);
   void send_failure(uint64_t call, vmm::Outcome outcome, const std::string& message);
+
+  static uint64_t function_of(const Job& job);
+  static size_t bytes_of(const Job& job);
 
   Options options_;
   Outbox outbox_;
@@ -75,7 +79,7 @@ class Service {
   // Guards what follows. Held for a push or a pop only.
   std::mutex mutex_;
   std::condition_variable jobs_, room_;
-  std::deque<Job> queue_;
+  FairQueue<uint64_t, Job> queue_;  // by function
   size_t queued_bytes_ = 0;
   uint64_t unloads_ = 0;  // counts them, so that idle workers look at their warm sandboxes
   std::unordered_map<uint64_t, std::shared_ptr<Function>> functions_;

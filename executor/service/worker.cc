@@ -137,7 +137,9 @@ class Service::Warm {
 
 void Service::work() {
   Warm warm;
-  while (auto job = pop(warm)) {
+  uint64_t done = 0;
+  while (auto job = pop(warm, done)) {
+    done = function_of(*job);
     if (auto* to_load = std::get_if<LoadJob>(&*job)) {
       load(*to_load);
     } else {
@@ -147,9 +149,10 @@ void Service::work() {
 }
 
 // Waits for a job; meanwhile gives up warm sandboxes whose function is gone or which nobody needs.
-std::optional<Service::Job> Service::pop(Warm& warm) {
+std::optional<Service::Job> Service::pop(Warm& warm, uint64_t done) {
   std::unique_lock lock(mutex_);
-  auto wanted = [&] { return !queue_.empty() || unloads_ != warm.unloads_seen; };
+  if (done != 0) queue_.done(done);
+  auto wanted = [&] { return queue_.runnable() || unloads_ != warm.unloads_seen; };
   for (;;) {
     if (warm.empty()) {
       jobs_.wait(lock, wanted);
@@ -166,14 +169,13 @@ std::optional<Service::Job> Service::pop(Warm& warm) {
       lock.lock();
       continue;
     }
-    Job job = std::move(queue_.front());
-    queue_.pop_front();
-    size_t bytes = std::holds_alternative<LoadJob>(job) ? std::get<LoadJob>(job).frame.size()
-                                                        : std::get<CallJob>(job).call.frame.size();
-    bool was_full = queue_.size() + 1 >= kQueuedCallsMax || queued_bytes_ >= kQueuedBytesMax;
-    queued_bytes_ -= std::min(bytes, queued_bytes_);
+    bool was_full = queue_.size() >= kQueuedCallsMax || queued_bytes_ >= kQueuedBytesMax;
+    Job job = std::move(queue_.pop()->second);
+    queued_bytes_ -= bytes_of(job);
+    bool more = queue_.runnable();
     lock.unlock();
     if (was_full) room_.notify_one();
+    if (more) jobs_.notify_one();
     return job;
   }
 }
@@ -208,7 +210,7 @@ void Service::load(LoadJob& job) {
     if (f.snapshot) {
       for (Call& call : waiting) {
         queued_bytes_ += call.frame.size();
-        queue_.push_back(CallJob{job.function, std::move(call)});
+        queue_.push(f.id, CallJob{job.function, std::move(call)});
       }
     }
   }

@@ -326,6 +326,20 @@ TEST(Service, AHostileFunctionDoesNotDisturbTheOthers) {
   EXPECT_EQ(good, 6);
 }
 
+TEST(Service, LoopingCallsOfOneFunctionDoNotHoldUpAnother) {
+  Executor executor(std::vector<std::string>{});
+  executor.start();
+  executor.load_ok(1, "echo");
+  executor.load_ok(2, "misbehave", {"loop"}, 3000);
+  constexpr uint64_t kLoops = 8;
+  for (uint64_t call = 100; call < 100 + kLoops; call++) executor.invoke(call, 2, "x");
+  executor.invoke(1, 1, "fine");
+  Answer first = executor.receive();
+  ASSERT_NE(first.result(), nullptr);
+  EXPECT_EQ(first.result()->call(), 1u);
+  EXPECT_EQ(text_of(first.result()->output()), "fine");
+}
+
 TEST(Service, EndsWithItsStream) {
   Executor executor;
   executor.start();

@@ -12,11 +12,24 @@ from .case import BrokerTestCase
 from .wait import await_until
 
 BUSYBOX = "/bin/busybox"
+# Functions that tests deploy by what they do: a program and its arguments.
+PROGRAMS = {
+    "exit_status": (BUSYBOX, ["sh", "-c", "read x; exit $x"]),
+    "loop": ("misbehave", ["loop"]),
+    "crash_null": ("misbehave", ["null"]),
+    "crash_ud2": ("misbehave", ["ud2"]),
+    "crash_div": ("misbehave", ["divide"]),
+    "memory_hog": ("misbehave", ["hog"]),
+    "stdout_flood": ("misbehave", ["flood-stdout"]),
+    "forbidden_call": ("misbehave", ["socket"]),
+}
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
 def guest(name):
     """The path of a test guest that the build makes, e.g. `echo`."""
+    if os.sep in name:
+        return pathlib.Path(name)
     folder = pathlib.Path(os.environ.get("GUESTS", str(build_dir() / "tests" / "guests")))
     path = folder / name
     if not path.exists():
@@ -44,7 +57,8 @@ class FunctionTestCase(BrokerTestCase):
     def deploy(self, image, **config):
         """Deploys under a new name and waits until it can be called; returns the name."""
         name = self.name("f")
-        self.admin.deploy(name, image if os.sep in str(image) else guest(image), **config)
+        program, args = PROGRAMS.get(image, (image, config.pop("args", [])))
+        self.admin.deploy(name, guest(program), args=args, **config)
         self.await_function(name)
         return name
 
