@@ -46,6 +46,9 @@ Expected<std::optional<std::vector<uint8_t>>> FrameReader::next() {
     }
     ssize_t got = read(fd_, &buffer_[end_], buffer_.size() - end_);
     if (got < 0 && errno == EINTR) continue;
+    // A peer that goes without reading all that was sent resets the stream; it is gone all the
+    // same.
+    if (got < 0 && errno == ECONNRESET) got = 0;
     if (got < 0) return fail(Code::kIo, std::string("reading: ") + std::strerror(errno));
     if (got == 0 && have > 0) return fail(Code::kCorrupt, "the stream ended within a frame");
     if (got == 0) return std::nullopt;

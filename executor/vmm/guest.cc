@@ -117,9 +117,8 @@ Guest::Stop Guest::run(int64_t deadline_ns) {
   Watchdog watchdog(vm_->run(), deadline_ns);
   for (;;) {
     int error = vm_->enter();
-    stop.exits++;
     if (error == EINTR || error == EAGAIN) {
-      if (!watchdog.expired()) continue;
+      if (!watchdog.expired()) continue;  // a timer that an earlier call set
       stop_with(
           stop, Outcome::kTimeout,
           fmt::format("the program ran longer than its timeout of {} ms", limits_.timeout_ms));
@@ -130,6 +129,7 @@ Guest::Stop Guest::run(int64_t deadline_ns) {
                 fmt::format("the VM could not be run: {}", std::strerror(error)));
       return stop;
     }
+    stop.exits++;
     kvm_run& run = vm_->run();
     switch (run.exit_reason) {
       case KVM_EXIT_IO:
@@ -140,6 +140,12 @@ Guest::Stop Guest::run(int64_t deadline_ns) {
                   fmt::format("the CPU shut down (triple fault) at rip 0x{:x}, rsp 0x{:x}, last "
                               "faulting address 0x{:x}",
                               run.s.regs.regs.rip, run.s.regs.regs.rsp, run.s.regs.sregs.cr2));
+        return stop;
+      case KVM_EXIT_INTERNAL_ERROR:
+        // KVM emulates some instructions, and not all of them.
+        stop_with(stop, Outcome::kException,
+                  fmt::format("KVM can not run the instruction at rip 0x{:x} (reason {})",
+                              run.s.regs.regs.rip, run.internal.suberror));
         return stop;
       default:
         stop_with(stop, Outcome::kInternal,

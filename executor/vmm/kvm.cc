@@ -37,6 +37,16 @@ std::unexpected<Error> fail_errno(Code code, const char* what) {
   return fail(code, std::string(what) + ": " + std::strerror(errno));
 }
 
+// Making a VM or a vCPU is interrupted by any signal, such as an old one of the watchdog's timer.
+int create_fd(int fd, unsigned long request) {
+  int made;
+  do {
+    made = ioctl(fd, request, 0);
+  } while (made < 0 && errno == EINTR);
+  if (made >= 0) fcntl(made, F_SETFD, FD_CLOEXEC);
+  return made;
+}
+
 constexpr uint32_t bits(std::initializer_list<int> list) {
   uint32_t mask = 0;
   for (int bit : list) mask |= 1u << bit;
@@ -194,7 +204,7 @@ Expected<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const Machine& 
   CHECK(memory.size() % kPageBytes == 0);
   std::unique_ptr<VirtualMachine> vm(new VirtualMachine);
   vm->pages_ = memory.size() / kPageBytes;
-  vm->vm_ = UniqueFd(ioctl(machine.fd(), KVM_CREATE_VM, 0));
+  vm->vm_ = UniqueFd(create_fd(machine.fd(), KVM_CREATE_VM));
   if (vm->vm_.get() < 0) return fail_errno(Code::kUnavailable, "KVM_CREATE_VM");
   if (log_dirty) {
     kvm_enable_cap cap = {};
@@ -211,7 +221,7 @@ Expected<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const Machine& 
   if (ioctl(vm->vm_.get(), KVM_SET_USER_MEMORY_REGION, &region) < 0) {
     return fail_errno(Code::kUnavailable, "KVM_SET_USER_MEMORY_REGION");
   }
-  vm->vcpu_ = UniqueFd(ioctl(vm->vm_.get(), KVM_CREATE_VCPU, 0));
+  vm->vcpu_ = UniqueFd(create_fd(vm->vm_.get(), KVM_CREATE_VCPU));
   if (vm->vcpu_.get() < 0) return fail_errno(Code::kUnavailable, "KVM_CREATE_VCPU");
   if (ioctl(vm->vcpu_.get(), kSetCpuid2, &machine.cpuid()) < 0) {
     return fail_errno(Code::kUnavailable, "KVM_SET_CPUID2");

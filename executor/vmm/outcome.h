@@ -44,7 +44,7 @@ struct CallResult {
   std::string output;
   std::string log;
   uint32_t run_us = 0;       // wall clock from the first entry to the end, reset not included
-  uint32_t exits = 0;        // returns from KVM_RUN
+  uint32_t exits = 0;        // returns from KVM_RUN, signals not counted
   uint32_t dirty_pages = 0;  // pages put back after the call
 };
 

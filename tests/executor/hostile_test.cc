@@ -28,7 +28,8 @@ INSTANTIATE_TEST_SUITE_P(Guest, Attack,
                                          "out-exception", "out-other", "out-syscall", "outs",
                                          "stub", "stub-bad-return", "kernel-read", "kernel-stack",
                                          "bad-stack", "noncanonical", "single-step",
-                                         "single-step-syscall", "nested-task", "rdmsr"),
+                                         "single-step-syscall", "nested-task", "rdmsr",
+                                         "use-after-unmap", "write-after-protect"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

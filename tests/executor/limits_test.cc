@@ -38,6 +38,18 @@ TEST(Limit, TimeoutsOfDifferentLengthsDoNotDisturbEachOther) {
   EXPECT_EQ(empty.call().ending.outcome, Outcome::kOk);
 }
 
+// The timer may fire anywhere: in the guest, in a system call, just before KVM_RUN.
+TEST(Limit, ShortTimeoutsAreNeverLost) {
+  Limits limits;
+  limits.timeout_ms = 2;
+  Loaded guest("misbehave", {"syscall-loop"}, limits);
+  for (int i = 0; i < 150; i++) {
+    CallResult r = guest.call();
+    ASSERT_EQ(r.ending.outcome, Outcome::kTimeout) << i;
+    ASSERT_LT(r.run_us, 2'000'000u) << i;
+  }
+}
+
 TEST(Limit, MemoryRunsOutAsEnomemAndIsNamedWhenItIsTheCause) {
   Limits limits;
   limits.memory_bytes = 24 << 20;

@@ -75,6 +75,19 @@ TEST(Reset, CrashesAndTimeoutsLeaveNoSandboxToReuse) {
   }
 }
 
+// A translation that a call left in a TLB or in KVM's shadow tables must not serve the next.
+TEST(Reset, MappingsOfACallAreGoneForTheNext) {
+  Loaded guest("misbehave", {"stale"});
+  for (int i = 0; i < 3; i++) {
+    EXPECT_EQ(guest.call("map").ending.outcome, Outcome::kOk);
+    EXPECT_EQ(guest.call("map").ending.outcome, Outcome::kOk);
+    CallResult r = guest.call("use");
+    EXPECT_EQ(r.ending.outcome, Outcome::kException);
+    EXPECT_NE(r.ending.message.find("a read at 0x2000000, not mapped"), std::string::npos)
+        << r.ending.message;
+  }
+}
+
 TEST(Reset, ThreadsShareASnapshot) {
   Loaded guest("leftovers");
   std::vector<std::thread> threads;

@@ -96,6 +96,12 @@ class Executor {
     fd_ = -1;
   }
 
+  // Until something came, without reading it.
+  void await_input() {
+    pollfd p{fd_, POLLIN, 0};
+    EXPECT_EQ(poll(&p, 1, kAnswerMs), 1);
+  }
+
   void send_raw(const void* bytes, size_t size) {
     const char* at = static_cast<const char*>(bytes);
     while (size > 0) {
@@ -345,6 +351,14 @@ TEST(Service, EndsWithItsStream) {
   executor.start();
   executor.load_ok(1, "misbehave", {"loop"}, 60'000);
   executor.invoke(1, 1, "runs on");
+  executor.close_socket();
+  int status = executor.wait();
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+}
+
+TEST(Service, EndsCleanlyWhenItsHelloWasNeverRead) {
+  Executor executor;
+  executor.await_input();
   executor.close_socket();
   int status = executor.wait();
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;

@@ -126,6 +126,27 @@ int main(int argc, char** argv) {
       munmap(at, 32 << 20);
     }
   }
+  if (!strcmp(how, "use-after-unmap") || !strcmp(how, "write-after-protect")) {
+    char* at = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    touch(at, 4096);
+    if (!strcmp(how, "use-after-unmap")) {
+      munmap(at, 4096);
+      sink = *(volatile char*)at;
+    } else {
+      mprotect(at, 4096, PROT_READ);
+      *(volatile char*)at = 2;
+    }
+  }
+  if (!strcmp(how, "stale")) {
+    // One call maps a page and leaves it; another uses the address without mapping it.
+    char* at = (char*)0x2000000;
+    if (buffer[0] == 'm') {
+      at = mmap(at, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+      touch(at, 4096);
+    } else {
+      sink = *(volatile char*)at;
+    }
+  }
   if (!strcmp(how, "huge-write")) {
     // More than there is: refused, or cut, but never read beyond the end.
     if (write(1, buffer, 1ull << 62) >= 0) return 1;
