@@ -200,11 +200,6 @@ class Subscriptions(FunctionTestCase):
         self.assertEqual(sorted(results), sorted(map(sha256sum, inputs)))
         self.assert_ready(self.ch, queue, 0)
 
-    def subscribe(self, function, queue=None, result="queue", **settings):
-        if isinstance(result, dict):
-            settings["result"], result = result, None
-        return super().subscribe(function, queue, result, **settings)
-
     def test_results_carry_the_correlation_id(self):
         queue, output, _ = self.subscribe(self.deploy("echo"))
         self.ch.basic_publish("", queue, b"m", pika.BasicProperties(

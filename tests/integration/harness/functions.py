@@ -65,14 +65,15 @@ class FunctionTestCase(BrokerTestCase):
     def await_function(self, name, states=("ready",), timeout_s=30):
         def settled():
             function = self.admin.get(f"functions/{name}")
-            if function["state"] == "loading" and "loading" not in states:
+            if function["state"] in ("loading", "unloaded") and function["state"] not in states:
                 return None
             self.assertIn(function["state"], states, function.get("state_reason"))
             return function
         return await_until(settled, timeout_s, f"function {name} to be loaded")
 
     def subscribe(self, function, queue=None, result="queue", **settings):
-        """Subscribes a function to a new durable queue, its results going to another one.
+        """Subscribes a function to a new durable queue, its results going to another one, to a
+        destination {exchange, routing_key}, or nowhere (None).
 
         Returns (queue, result queue or None, subscription).
         """
@@ -81,9 +82,9 @@ class FunctionTestCase(BrokerTestCase):
         output = None
         if result == "queue":
             output = self.durable_queue(channel)
-            settings["result"] = {"exchange": "", "routing_key": output}
+            result = {"exchange": "", "routing_key": output}
         subscription = self.name("s")
-        self.admin.subscribe(subscription, queue, function, **settings)
+        self.admin.subscribe(subscription, queue, function, result=result, **settings)
         channel.connection.close()
         return queue, output, subscription
 
