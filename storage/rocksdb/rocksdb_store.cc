@@ -68,6 +68,8 @@ class RocksdbStore : public Store {
   Expected<> check_format(const std::string& directory);
   Expected<> load_watermarks();
   Expected<> take_clean_mark();
+  template <typename Fill>
+  Expected<> write_at_open(Fill&& fill);
   bool holds_nothing() const;
 
   Watermarks watermarks_;
@@ -106,12 +108,9 @@ Expected<> RocksdbStore::check_format(const std::string& directory) {
   if (status.IsNotFound() && holds_nothing()) {
     char version[4];
     put_be32(version, kFormatVersion);
-    rocksdb::WriteOptions synced;
-    synced.sync = true;
-    status = engine_.db->Put(synced, engine_.meta, slice(kFormatKey),
-                             rocksdb::Slice(version, sizeof version));
-    if (!status.ok()) return std::unexpected(to_error(status, "creating the store"));
-    return {};
+    return write_at_open([&](rocksdb::WriteBatch& write) {
+      return write.Put(engine_.meta, slice(kFormatKey), rocksdb::Slice(version, sizeof version));
+    });
   }
   if (!status.ok() && !status.IsNotFound()) {
     return std::unexpected(to_error(status, "reading the store's format"));
@@ -150,18 +149,29 @@ Expected<> RocksdbStore::load_watermarks() {
 Expected<> RocksdbStore::take_clean_mark() {
   std::string mark;
   auto status = engine_.db->Get({}, engine_.meta, slice(kCleanKey), &mark);
-  if (status.IsNotFound()) return {};
-  if (!status.ok()) return std::unexpected(to_error(status, "reading the mark of a clean stop"));
+  if (!status.ok() && !status.IsNotFound()) {
+    return std::unexpected(to_error(status, "reading the mark of a clean stop"));
+  }
   if (mark.size() % 16 != 0) {
     return fail(Code::kCorrupt, "the mark of a clean stop has the wrong size");
   }
   for (size_t at = 0; at < mark.size(); at += 16) {
     delivered_[get_be64(mark.data() + at)] = get_be64(mark.data() + at + 8);
   }
+  // Also where there is none: the log must say that it was opened.
+  return write_at_open(
+      [&](rocksdb::WriteBatch& write) { return write.Delete(engine_.meta, slice(kCleanKey)); });
+}
+
+template <typename Fill>
+Expected<> RocksdbStore::write_at_open(Fill&& fill) {
+  rocksdb::WriteBatch write;
+  auto status = write.PutLogData(slice(kOpenedMark));
+  if (status.ok()) status = fill(write);
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  status = engine_.db->Delete(synced, engine_.meta, slice(kCleanKey));
-  if (!status.ok()) return std::unexpected(to_error(status, "removing the mark of a clean stop"));
+  if (status.ok()) status = engine_.db->Write(synced, &write);
+  if (!status.ok()) return std::unexpected(to_error(status, "writing at the start of the store"));
   return {};
 }
 
