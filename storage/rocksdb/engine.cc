@@ -196,12 +196,14 @@ Expected<uint64_t> check_before_open(const rocksdb::DBOptions& options,
 
 }  // namespace
 
-Engine::~Engine() {
+void Engine::close() {
   if (db == nullptr) return;
   for (const Column& column : kColumns) {
     if (this->*column.handle != nullptr) db->DestroyColumnFamilyHandle(this->*column.handle);
+    this->*column.handle = nullptr;
   }
   db->Close();
+  db.reset();
 }
 
 Expected<> open_engine(const std::string& directory, rocksdb::Env* env,

@@ -71,11 +71,14 @@ class RocksdbStore : public Store {
   template <typename Fill>
   Expected<> write_at_open(Fill&& fill);
   bool holds_nothing() const;
+  bool left_on_disk(QueueId queue) const;
 
   Watermarks watermarks_;
   Engine engine_;
   // What the last clean stop wrote down; empty after a crash.
   std::unordered_map<QueueId, Sequence> delivered_;
+  // Dropped queues of which nothing is left, their entries included once opening is through.
+  std::vector<QueueId> forgotten_;
   std::unique_ptr<Committer> committer_;  // last: it stops before what it uses goes
 };
 
@@ -131,13 +134,29 @@ Expected<> RocksdbStore::check_format(const std::string& directory) {
   return {};
 }
 
+// Whether anything of the queue is there physically, consumed or not.
+bool RocksdbStore::left_on_disk(QueueId queue) const {
+  for (auto* column : {engine_.messages, engine_.attempts}) {
+    Range range(engine_, column, queue, 0);
+    range->SeekToFirst();
+    if (range->Valid() || !range->status().ok()) return true;
+  }
+  return false;
+}
+
 Expected<> RocksdbStore::load_watermarks() {
   std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator({}, engine_.queues));
   for (at->SeekToFirst(); at->Valid(); at->Next()) {
     if (at->key().size() != kQueueKeyBytes || at->value().size() != 8) {
       return fail(Code::kCorrupt, "a stored queue position has the wrong size");
     }
-    watermarks_.advance(get_be64(at->key().data()), get_be64(at->value().data()));
+    QueueId queue = get_be64(at->key().data());
+    Sequence watermark = get_be64(at->value().data());
+    if (watermark == kDropped && !left_on_disk(queue)) {
+      forgotten_.push_back(queue);
+    } else {
+      watermarks_.advance(queue, watermark);
+    }
   }
   if (!at->status().ok()) {
     return std::unexpected(to_error(at->status(), "reading the queue positions"));
@@ -159,8 +178,13 @@ Expected<> RocksdbStore::take_clean_mark() {
     delivered_[get_be64(mark.data() + at)] = get_be64(mark.data() + at + 8);
   }
   // Also where there is none: the log must say that it was opened.
-  return write_at_open(
-      [&](rocksdb::WriteBatch& write) { return write.Delete(engine_.meta, slice(kCleanKey)); });
+  return write_at_open([&](rocksdb::WriteBatch& write) {
+    auto done = write.Delete(engine_.meta, slice(kCleanKey));
+    for (QueueId queue : forgotten_) {
+      if (done.ok()) done = write.Delete(engine_.queues, slice(QueueKey(queue).view()));
+    }
+    return done;
+  });
 }
 
 template <typename Fill>
@@ -205,6 +229,7 @@ Expected<std::string> RocksdbStore::blob(std::string_view key) {
 Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
   QueuePosition position;
   position.watermark = watermarks_.get(queue);
+  if (position.watermark == kDropped) return QueuePosition{};
   Range range(engine_, engine_.messages, queue, position.watermark);
   range->SeekToLast();
   if (!range->status().ok()) {
