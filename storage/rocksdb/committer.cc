@@ -143,7 +143,6 @@ rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
       keep(blob.bytes ? write_.Put(engine_.blobs, blob.key, *blob.bytes)
                       : write_.Delete(engine_.blobs, blob.key));
     }
-    for (QueueId queue : job.batch->dropped_queues) keep(build_dropped(queue));
     for (const auto& append : job.batch->appends) keep(build_append(append));
     for (const auto& attempts : job.batch->attempts) keep(build_attempts(attempts));
     for (const auto& remove : job.batch->removes) keep(build_remove(remove));
@@ -156,30 +155,17 @@ rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
 // consumed is not written at all.
 void Committer::plan(const std::vector<Job>& jobs) {
   advances_.clear();
-  dropped_.clear();
   cached_queue_ = 0;
   for (const Job& job : jobs) {
-    for (QueueId queue : job.batch->dropped_queues) dropped_.insert(queue);
+    for (QueueId queue : job.batch->dropped_queues) advances_[queue] = kDropped;
     for (const auto& advance : job.batch->advances) {
       Sequence& watermark = advances_[advance.queue];
       watermark = std::max(watermark, advance.watermark);
     }
   }
   std::erase_if(advances_, [this](const auto& advance) {
-    return dropped_.contains(advance.first) || advance.second <= watermarks_.get(advance.first);
+    return advance.second <= watermarks_.get(advance.first);
   });
-}
-
-rocksdb::Status Committer::build_dropped(QueueId queue) {
-  MessageKey begin(queue, 0);
-  MessageKey end = end_of_queue(queue);
-  for (auto* column : {engine_.messages, engine_.attempts}) {
-    if (auto status = write_.DeleteRange(column, slice(begin.view()), slice(end.view()));
-        !status.ok()) {
-      return status;
-    }
-  }
-  return write_.Delete(engine_.queues, slice(QueueKey(queue).view()));
 }
 
 rocksdb::Status Committer::build_append(const Batch::Append& append) {
@@ -223,13 +209,11 @@ rocksdb::Status Committer::build_remove(const Batch::Remove& remove) {
   return write_.Delete(engine_.messages, slice(key.view()));
 }
 
-// The queue's watermark once this write is done; beyond every sequence where it drops the queue.
+// The queue's watermark once this write is done.
 Sequence Committer::watermark_after(QueueId queue) {
   if (queue == cached_queue_) return cached_watermark_;
   cached_queue_ = queue;
-  if (dropped_.contains(queue)) {
-    cached_watermark_ = ~Sequence{0};
-  } else if (auto found = advances_.find(queue); found != advances_.end()) {
+  if (auto found = advances_.find(queue); found != advances_.end()) {
     cached_watermark_ = found->second;
   } else {
     cached_watermark_ = watermarks_.get(queue);
@@ -262,22 +246,19 @@ void Committer::publish() {
   for (const auto& [id, watermark] : advances_) {
     watermarks_.advance(id, watermark);
     Queue& queue = queue_of(id);
-    if (watermark - queue.reclaimed < kReclaimMessages) continue;
-    reclaim(id, 0, watermark);
-    queue.reclaimed = watermark;
-  }
-  for (QueueId queue : dropped_) {
-    watermarks_.erase(queue);
-    queues_.erase(queue);
-    reclaim(queue, 0, ~Sequence{0});
+    if (watermark - queue.reclaimed >= kReclaimMessages) {
+      reclaim(id, watermark);
+      queue.reclaimed = watermark;
+    }
+    if (watermark == kDropped) queues_.erase(id);
   }
 }
 
 // Gives back the files in which everything is consumed, without reading them. The rest goes with
 // the next compaction. Failing is harmless: the files stay for that.
-void Committer::reclaim(QueueId queue, Sequence begin, Sequence end) {
-  MessageKey first(queue, begin);
-  MessageKey last(queue, end);
+void Committer::reclaim(QueueId queue, Sequence watermark) {
+  MessageKey first(queue, 0);
+  MessageKey last(queue, watermark);
   rocksdb::Slice lower = slice(first.view());
   rocksdb::Slice upper = slice(last.view());
   auto status = rocksdb::DeleteFilesInRange(engine_.db.get(), engine_.messages, &lower, &upper,

@@ -8,7 +8,6 @@
 #include <optional>
 #include <thread>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include <rocksdb/write_batch.h>
@@ -58,7 +57,6 @@ class Committer {
   void write(std::vector<Job>& jobs);
   rocksdb::Status build(const std::vector<Job>& jobs);
   void plan(const std::vector<Job>& jobs);
-  rocksdb::Status build_dropped(QueueId queue);
   rocksdb::Status build_append(const Batch::Append& append);
   rocksdb::Status build_attempts(const Batch::Attempts& attempts);
   rocksdb::Status build_advances();
@@ -66,7 +64,7 @@ class Committer {
   Sequence watermark_after(QueueId queue);
   Queue& queue_of(QueueId queue);
   void publish();
-  void reclaim(QueueId queue, Sequence begin, Sequence end);
+  void reclaim(QueueId queue, Sequence watermark);
 
   Engine& engine_;
   Watermarks& watermarks_;
@@ -83,7 +81,6 @@ class Committer {
   // Of the write that is being built.
   rocksdb::WriteBatch write_;
   std::unordered_map<QueueId, Sequence> advances_;
-  std::unordered_set<QueueId> dropped_;
   // The queue that watermark_after() met last; 0 is none.
   QueueId cached_queue_ = 0;
   Sequence cached_watermark_ = 1;

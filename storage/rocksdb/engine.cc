@@ -183,27 +183,34 @@ Error open_error(const rocksdb::Status& status, const std::string& directory) {
 }
 
 // What must be known before RocksDB may change anything: it opens with less than we ask for.
-Expected<> check_before_open(const rocksdb::DBOptions& options, const std::string& directory) {
+// Returns what recovery must reach, see check_wal().
+Expected<uint64_t> check_before_open(const rocksdb::DBOptions& options,
+                                     const std::string& directory) {
   DirectoryLock lock(options.env, directory);
   if (!lock.status().ok()) return std::unexpected(open_error(lock.status(), directory));
-  if (auto known = check_columns(options, directory); !known) return known;
+  if (auto known = check_columns(options, directory); !known) {
+    return std::unexpected(known.error());
+  }
   return check_wal(options.env, directory);
 }
 
 }  // namespace
 
-Engine::~Engine() {
+void Engine::close() {
   if (db == nullptr) return;
   for (const Column& column : kColumns) {
     if (this->*column.handle != nullptr) db->DestroyColumnFamilyHandle(this->*column.handle);
+    this->*column.handle = nullptr;
   }
   db->Close();
+  db.reset();
 }
 
 Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
                        const Watermarks& watermarks, size_t message_buffer_bytes, Engine& engine) {
   rocksdb::DBOptions options = database_options(env);
-  if (auto checked = check_before_open(options, directory); !checked) return checked;
+  auto next_sequence = check_before_open(options, directory);
+  if (!next_sequence) return std::unexpected(next_sequence.error());
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
   auto status = rocksdb::DB::Open(options, directory, columns(watermarks, message_buffer_bytes),
@@ -211,6 +218,13 @@ Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
   if (!status.ok()) return std::unexpected(open_error(status, directory));
   engine.db.reset(db);
   for (size_t i = 0; i < kColumns.size(); ++i) engine.*kColumns[i].handle = handles[i];
+  if (db->GetLatestSequenceNumber() + 1 < *next_sequence) {
+    return fail(
+        Code::kCorrupt,
+        fmt::format("recovering the store in {} stopped at change {}, its log goes on to {}: "
+                    "restore the data directory from a copy",
+                    directory, db->GetLatestSequenceNumber(), *next_sequence - 1));
+  }
   return {};
 }
 

@@ -24,7 +24,8 @@ struct Engine {
   Engine() = default;
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
-  ~Engine();
+  ~Engine() { close(); }
+  void close();
 };
 
 // Opens the database in `directory`. `watermarks` is what its compaction filters read; it is empty

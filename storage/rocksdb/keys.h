@@ -72,4 +72,9 @@ inline constexpr uint32_t kFormatVersion = 1;
 inline constexpr std::string_view kFormatKey = "format";
 inline constexpr std::string_view kCleanKey = "clean";
 
+// Log data (kept in the write-ahead log only) at the beginning of every write that is part of
+// opening: all older logs are in tables by then, and what is wrong with them does not matter any
+// more.
+inline constexpr std::string_view kOpenedMark = "sluice.opened";
+
 }  // namespace sluice::storage

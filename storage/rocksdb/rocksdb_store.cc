@@ -68,12 +68,17 @@ class RocksdbStore : public Store {
   Expected<> check_format(const std::string& directory);
   Expected<> load_watermarks();
   Expected<> take_clean_mark();
+  template <typename Fill>
+  Expected<> write_at_open(Fill&& fill);
   bool holds_nothing() const;
+  bool left_on_disk(QueueId queue) const;
 
   Watermarks watermarks_;
   Engine engine_;
   // What the last clean stop wrote down; empty after a crash.
   std::unordered_map<QueueId, Sequence> delivered_;
+  // Dropped queues of which nothing is left, their entries included once opening is through.
+  std::vector<QueueId> forgotten_;
   std::unique_ptr<Committer> committer_;  // last: it stops before what it uses goes
 };
 
@@ -106,12 +111,9 @@ Expected<> RocksdbStore::check_format(const std::string& directory) {
   if (status.IsNotFound() && holds_nothing()) {
     char version[4];
     put_be32(version, kFormatVersion);
-    rocksdb::WriteOptions synced;
-    synced.sync = true;
-    status = engine_.db->Put(synced, engine_.meta, slice(kFormatKey),
-                             rocksdb::Slice(version, sizeof version));
-    if (!status.ok()) return std::unexpected(to_error(status, "creating the store"));
-    return {};
+    return write_at_open([&](rocksdb::WriteBatch& write) {
+      return write.Put(engine_.meta, slice(kFormatKey), rocksdb::Slice(version, sizeof version));
+    });
   }
   if (!status.ok() && !status.IsNotFound()) {
     return std::unexpected(to_error(status, "reading the store's format"));
@@ -132,13 +134,29 @@ Expected<> RocksdbStore::check_format(const std::string& directory) {
   return {};
 }
 
+// Whether anything of the queue is there physically, consumed or not.
+bool RocksdbStore::left_on_disk(QueueId queue) const {
+  for (auto* column : {engine_.messages, engine_.attempts}) {
+    Range range(engine_, column, queue, 0);
+    range->SeekToFirst();
+    if (range->Valid() || !range->status().ok()) return true;
+  }
+  return false;
+}
+
 Expected<> RocksdbStore::load_watermarks() {
   std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator({}, engine_.queues));
   for (at->SeekToFirst(); at->Valid(); at->Next()) {
     if (at->key().size() != kQueueKeyBytes || at->value().size() != 8) {
       return fail(Code::kCorrupt, "a stored queue position has the wrong size");
     }
-    watermarks_.advance(get_be64(at->key().data()), get_be64(at->value().data()));
+    QueueId queue = get_be64(at->key().data());
+    Sequence watermark = get_be64(at->value().data());
+    if (watermark == kDropped && !left_on_disk(queue)) {
+      forgotten_.push_back(queue);
+    } else {
+      watermarks_.advance(queue, watermark);
+    }
   }
   if (!at->status().ok()) {
     return std::unexpected(to_error(at->status(), "reading the queue positions"));
@@ -150,18 +168,34 @@ Expected<> RocksdbStore::load_watermarks() {
 Expected<> RocksdbStore::take_clean_mark() {
   std::string mark;
   auto status = engine_.db->Get({}, engine_.meta, slice(kCleanKey), &mark);
-  if (status.IsNotFound()) return {};
-  if (!status.ok()) return std::unexpected(to_error(status, "reading the mark of a clean stop"));
+  if (!status.ok() && !status.IsNotFound()) {
+    return std::unexpected(to_error(status, "reading the mark of a clean stop"));
+  }
   if (mark.size() % 16 != 0) {
     return fail(Code::kCorrupt, "the mark of a clean stop has the wrong size");
   }
   for (size_t at = 0; at < mark.size(); at += 16) {
     delivered_[get_be64(mark.data() + at)] = get_be64(mark.data() + at + 8);
   }
+  // Also where there is none: the log must say that it was opened.
+  return write_at_open([&](rocksdb::WriteBatch& write) {
+    auto done = write.Delete(engine_.meta, slice(kCleanKey));
+    for (QueueId queue : forgotten_) {
+      if (done.ok()) done = write.Delete(engine_.queues, slice(QueueKey(queue).view()));
+    }
+    return done;
+  });
+}
+
+template <typename Fill>
+Expected<> RocksdbStore::write_at_open(Fill&& fill) {
+  rocksdb::WriteBatch write;
+  auto status = write.PutLogData(slice(kOpenedMark));
+  if (status.ok()) status = fill(write);
   rocksdb::WriteOptions synced;
   synced.sync = true;
-  status = engine_.db->Delete(synced, engine_.meta, slice(kCleanKey));
-  if (!status.ok()) return std::unexpected(to_error(status, "removing the mark of a clean stop"));
+  if (status.ok()) status = engine_.db->Write(synced, &write);
+  if (!status.ok()) return std::unexpected(to_error(status, "writing at the start of the store"));
   return {};
 }
 
@@ -195,6 +229,7 @@ Expected<std::string> RocksdbStore::blob(std::string_view key) {
 Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
   QueuePosition position;
   position.watermark = watermarks_.get(queue);
+  if (position.watermark == kDropped) return QueuePosition{};
   Range range(engine_, engine_.messages, queue, position.watermark);
   range->SeekToLast();
   if (!range->status().ok()) {

@@ -12,6 +12,7 @@
 
 #include "storage/rocksdb/crc32c.h"
 #include "storage/rocksdb/engine.h"
+#include "storage/rocksdb/keys.h"
 
 namespace sluice::storage {
 namespace {
@@ -19,6 +20,7 @@ namespace {
 constexpr size_t kBlockBytes = 32768;
 constexpr size_t kHeaderBytes = 7;        // crc32c, masked (4), length (2), type (1)
 constexpr size_t kBatchHeaderBytes = 12;  // a write's sequence number (8) and number of changes (4)
+constexpr size_t kHeadBytes = kBatchHeaderBytes + 2 + kOpenedMark.size();  // see opens()
 
 enum Type : uint8_t { kZero = 0, kFull = 1, kFirst, kMiddle, kLast };
 
@@ -60,28 +62,48 @@ bool is_chain(std::span<const uint8_t> data) {
   return any && std::ranges::all_of(data, [](uint8_t byte) { return byte == 0; });
 }
 
+// Whether the write that starts with `head` is one of opening: its first entry is log data (tag 3,
+// length, bytes), which no other write has.
+bool opens(std::span<const uint8_t> head) {
+  if (head.size() < kHeadBytes) return false;
+  return head[kBatchHeaderBytes] == 3 && head[kBatchHeaderBytes + 1] == kOpenedMark.size() &&
+         std::ranges::equal(head.subspan(kBatchHeaderBytes + 2), kOpenedMark);
+}
+static_assert(kOpenedMark.size() < 128);  // its length is a varint of one byte
+
 // Goes through all logs of a directory, oldest first.
 class WalCheck {
  public:
   Expected<> file(rocksdb::Env* env, const std::string& directory, const std::string& name);
 
+  uint64_t next_sequence() const { return next_sequence_.value_or(0); }
+
   // Where the logs end in an unfinished write.
-  const std::optional<std::string>& torn_at() const { return damage_; }
+  std::optional<std::string> torn_at() const {
+    if (!damage_) return std::nullopt;
+    return damage_->text();
+  }
 
  private:
+  struct Place {
+    std::string name;
+    uint64_t offset;
+    std::string text() const { return fmt::format("{} at byte {}", name, offset); }
+  };
+
   Expected<> block(std::span<const uint8_t> data);
   Expected<> fragment(const Fragment& fragment);
   Expected<> write_ended();
   void damaged(uint64_t offset) {
-    if (!damage_) damage_ = fmt::format("{} at byte {}", name_, offset);
+    if (!damage_) damage_ = Place{name_, offset};
   }
 
   std::string name_;
   uint64_t offset_ = 0;                    // of what is being looked at, in its file
-  std::vector<uint8_t> head_;              // of the write being read, up to its header's size
+  std::vector<uint8_t> head_;              // the first kHeadBytes of the write being read
   std::optional<uint64_t> write_at_;       // where that write began
   std::optional<uint64_t> next_sequence_;  // what the next write must have
-  std::optional<std::string> damage_;      // the first damage since the last good write
+  std::optional<Place> damage_;            // the first damage since the last good write
 };
 
 Expected<> WalCheck::file(rocksdb::Env* env, const std::string& directory,
@@ -136,7 +158,7 @@ Expected<> WalCheck::fragment(const Fragment& fragment) {
     write_at_ = offset_;
     head_.clear();
   }
-  auto wanted = std::min(kBatchHeaderBytes - head_.size(), fragment.payload.size());
+  auto wanted = std::min(kHeadBytes - head_.size(), fragment.payload.size());
   head_.insert(head_.end(), fragment.payload.begin(), fragment.payload.begin() + wanted);
   return fragment.type == kFull || fragment.type == kLast ? write_ended() : Expected<>();
 }
@@ -150,15 +172,16 @@ Expected<> WalCheck::write_ended() {
   }
   auto sequence = get_le<uint64_t>(head_.data());
   auto count = get_le<uint32_t>(head_.data() + 8);
-  // Recovery drops a torn end and numbers on from the last good write; it leaves a write of nothing
-  // to say so.
+  // Recovery drops a torn end and numbers on from the last good write. RocksDB leaves a write of
+  // nothing to say so; ours says that all older logs are done with, which may still lie around.
   bool continues = next_sequence_ == sequence || count == 0;
+  if (damage_ && damage_->name != name_ && opens(head_)) continues = true;
   if (damage_ && !continues) {
     return fail(Code::kCorrupt,
                 fmt::format("the write-ahead log {} is damaged, and confirmed changes follow the "
                             "damage ({} at byte {}): starting would lose them; restore the data "
                             "directory from a copy",
-                            *damage_, name_, at));
+                            damage_->text(), name_, at));
   }
   damage_.reset();
   next_sequence_ = sequence + count;
@@ -175,7 +198,7 @@ std::optional<uint64_t> log_number(const std::string& name) {
 
 }  // namespace
 
-Expected<> check_wal(rocksdb::Env* env, const std::string& directory) {
+Expected<uint64_t> check_wal(rocksdb::Env* env, const std::string& directory) {
   std::vector<std::string> names;
   if (auto status = env->GetChildren(directory, &names); !status.ok()) {
     return std::unexpected(to_error(status, "reading the data directory"));
@@ -187,14 +210,16 @@ Expected<> check_wal(rocksdb::Env* env, const std::string& directory) {
   std::ranges::sort(logs);
   WalCheck check;
   for (const auto& [number, name] : logs) {
-    if (auto good = check.file(env, directory, name); !good) return good;
+    if (auto good = check.file(env, directory, name); !good) {
+      return std::unexpected(good.error());
+    }
   }
   if (check.torn_at()) {
     spdlog::warn(
         "store: an unfinished write, never confirmed, is dropped from the write-ahead log {}",
         *check.torn_at());
   }
-  return {};
+  return check.next_sequence();
 }
 
 }  // namespace sluice::storage

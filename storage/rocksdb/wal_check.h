@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include <rocksdb/env.h>
@@ -19,6 +20,8 @@ namespace sluice::storage {
 // Damage to the very last write of a log cannot be told from a torn one. The layout read here is
 // RocksDB's (its wiki, "Write Ahead Log File Format"), without recycled logs, which we do not use.
 // The directory must not be in use.
-Expected<> check_wal(rocksdb::Env* env, const std::string& directory);
+//
+// Returns the sequence number behind the last good write, 0 without one: recovery must reach it.
+Expected<uint64_t> check_wal(rocksdb::Env* env, const std::string& directory);
 
 }  // namespace sluice::storage

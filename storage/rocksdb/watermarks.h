@@ -7,6 +7,10 @@
 
 namespace sluice::storage {
 
+// The watermark of a dropped queue: everything in it is consumed. No RocksDB range deletion, which
+// would leave tombstones (and whose iterators in 7.8 are young).
+inline constexpr Sequence kDropped = ~Sequence{0};
+
 // How far each queue is consumed, durably: a watermark enters after the write that holds it was
 // synced, because compaction throws away what lies behind it without leaving a trace.
 //
@@ -26,11 +30,6 @@ class Watermarks {
     std::lock_guard lock(mutex_);
     Sequence& current = by_queue_[queue];
     if (watermark > current) current = watermark;
-  }
-
-  void erase(QueueId queue) {
-    std::lock_guard lock(mutex_);
-    by_queue_.erase(queue);
   }
 
  private:

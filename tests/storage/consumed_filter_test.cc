@@ -9,6 +9,7 @@
 #include "storage/limits.h"
 #include "storage/rocksdb/committer.h"
 #include "storage/rocksdb/engine.h"
+#include "storage/rocksdb/keys.h"
 #include "tests/storage/faulty_file_system.h"
 #include "tests/storage/support.h"
 
@@ -142,6 +143,26 @@ TEST_F(ConsumedTest, ADroppedQueueLeavesNothing) {
   compact();
   EXPECT_EQ(tables(engine_.messages), (Tables{10, 0, 0}));
   EXPECT_EQ(tables(engine_.attempts), (Tables{0, 0, 0}));
+}
+
+TEST_F(ConsumedTest, ADroppedQueueIsForgottenOnceNothingIsLeft) {
+  ASSERT_TRUE(commit(append(1, 1, 10)));
+  ASSERT_TRUE(commit(drop(1)));
+  auto entries = [this] {
+    std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator({}, engine_.queues));
+    size_t count = 0;
+    for (at->SeekToFirst(); at->Valid(); at->Next()) ++count;
+    return count;
+  };
+  EXPECT_EQ(entries(), 1u);
+  ASSERT_TRUE(
+      engine_.db->Put({}, engine_.meta, slice(kFormatKey), std::string("\0\0\0\1", 4)).ok());
+  compact();
+  committer_.reset();
+  engine_.close();
+  ASSERT_NE(open_or_fail(directory_.path()), nullptr);
+  ASSERT_TRUE(open_engine(directory_.path(), nullptr, watermarks_, kMessageBufferBytes, engine_));
+  EXPECT_EQ(entries(), 0u);
 }
 
 TEST_F(ConsumedTest, LargeBodiesGiveTheirFilesBack) {

@@ -142,6 +142,36 @@ TEST_F(WalTest, AFlipIsRefusedAlsoWhereOnlySmallWritesFollowInItsBlock) {
   }
 }
 
+TEST_F(WalTest, AFlipInWhatOpeningWroteIsRefused) {
+  for (uint64_t at = 0; at < 120; ++at) {
+    std::string log = copy();
+    std::string byte(1, contents(log)[at]);
+    byte[0] = static_cast<char>(byte[0] ^ 0x10);
+    overwrite(log, at, byte);
+    EXPECT_FALSE(open_copy()) << "a flip at byte " << at << " went unnoticed";
+  }
+}
+
+// A power cut can undo the deletion of a log that an earlier recovery was done with.
+TEST_F(WalTest, ATornLogOfAnEarlierStartDoesNotMatter) {
+  std::string log = copy();
+  expect_survivors(600);  // recovers, deletes the log, writes others
+  ASSERT_FALSE(fs::exists(log));
+  std::ofstream(log) << "torn in its first write";
+  auto store = open_copy();
+  ASSERT_TRUE(store) << store.error().message;
+  EXPECT_EQ(all_of(**store, 1).size(), 602u);
+}
+
+// Nothing that we know of leads there; RocksDB by itself would come up empty, without a word.
+TEST_F(WalTest, ARecoveryThatStopsEarlyIsRefused) {
+  copy();
+  std::ofstream(directory_.path() + "/copy/000001.log") << "taken for the oldest log";
+  auto store = open_copy();
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code, Code::kCorrupt);
+}
+
 TEST_F(WalTest, ALostPageInFrontOfOtherWritesIsRefused) {
   overwrite(copy(), 4096, std::string(4096, '\0'));
   auto store = open_copy();
