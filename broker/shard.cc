@@ -12,6 +12,8 @@ Shard::Shard(uv_loop_t* loop, storage::Store& store, std::string node_name, Jour
         // The journal first: what it finds durable makes confirms due, which make output.
         journal_.turn_end();
         server_.turn_end();
+        // What these made to do has to wait for the next turn: let there be one.
+        if (journal_.can_hand_over() || server_.has_output()) posted_wakeup_.send();
       }) {}
 
 void Shard::post(std::function<void()> work) {

@@ -1,5 +1,6 @@
 // sluice-executor: runs functions for the broker that started it, over a socket it inherits.
 
+#include <algorithm>
 #include <cstdio>
 
 #include <CLI/CLI.hpp>
@@ -21,6 +22,14 @@ void raise_descriptor_limit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// The broker's descriptors are not for a process that runs strangers' programs, whoever opened them
+// without close-on-exec.
+void close_inherited(int keep_fd) {
+  unsigned keep = static_cast<unsigned>(keep_fd);
+  if (keep > 3) close_range(3, keep - 1, 0);
+  close_range(std::max(keep, 2u) + 1, ~0u, 0);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -33,6 +42,7 @@ int main(int argc, char** argv) {
   app.add_option("--kvm", options.kvm_path, "the KVM device");
   CLI11_PARSE(app, argc, argv);
 
+  close_inherited(options.fd);
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   signal(SIGPIPE, SIG_IGN);

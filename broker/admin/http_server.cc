@@ -10,7 +10,8 @@ namespace sluice::broker::admin {
 namespace {
 
 constexpr size_t kPayloadMaxBytes = 160u << 20;
-constexpr size_t kThreads = 16;
+// Idle ones cost next to nothing; each slow client or long poll holds one.
+constexpr size_t kThreads = 64;
 // Longer than the longest call of a function may take.
 constexpr auto kAnswerTimeout = std::chrono::minutes(16);
 
@@ -101,18 +102,26 @@ HttpServer::HttpServer(Shard& shard) : shard_(shard), library_(std::make_unique<
   httplib::Server& server = library_->server;
   server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   server.set_payload_max_length(kPayloadMaxBytes);
-  auto answer = [this](const httplib::Request& from, httplib::Response& to) {
-    std::string user, password;
-    Response response;
-    if (!parse_basic(from, user, password) ||
-        !shard_.server().authenticate(user, password, from.remote_addr + ":")) {
-      to.set_header("WWW-Authenticate", "Basic realm=\"Sluice\"");
-      response = error_response(401, "not_authorized", "log in with a user's name and password");
-    } else {
-      response = handle(take_apart(from));
-    }
+  auto send = [](const Response& response, httplib::Response& to) {
     to.status = response.status;
-    if (!response.body.is_null()) to.set_content(response.body.dump(), "application/json");
+    if (response.body.is_null()) return;
+    to.set_content(response.body.dump(-1, ' ', false, Json::error_handler_t::replace),
+                   "application/json");
+  };
+  // Before the body is read: a stranger's is not.
+  server.set_pre_routing_handler([this, send](const httplib::Request& from, httplib::Response& to) {
+    std::string user, password;
+    if (parse_basic(from, user, password) &&
+        shard_.server().authenticate(user, password, from.remote_addr + ":")) {
+      return httplib::Server::HandlerResponse::Unhandled;
+    }
+    to.set_header("WWW-Authenticate", "Basic realm=\"Sluice\"");
+    to.set_header("Connection", "close");
+    send(error_response(401, "not_authorized", "log in with a user's name and password"), to);
+    return httplib::Server::HandlerResponse::Handled;
+  });
+  auto answer = [this, send](const httplib::Request& from, httplib::Response& to) {
+    send(handle(take_apart(from)), to);
   };
   server.Get(".*", answer);
   server.Put(".*", answer);

@@ -57,8 +57,9 @@ void Members::read(const char* name, std::vector<std::string>& to) {
 
 void Members::read(const char* name, amqp::Table& to) {
   read_as(
-      name, "an object", [](const Json& m) { return m.is_object(); },
-      [&](const Json& m) { to = to_table(m).value_or(amqp::Table()); });
+      name, "an object with few fields and short names",
+      [](const Json& m) { return to_table(m).has_value(); },
+      [&](const Json& m) { to = *to_table(m); });
 }
 
 std::optional<std::string> Members::mistake() {

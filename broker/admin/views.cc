@@ -6,6 +6,9 @@ namespace sluice::broker::admin {
 
 namespace {
 
+// Of a message that is peeked at.
+constexpr size_t kPayloadShownMaxBytes = 64u << 10;
+
 std::string_view name_of(FunctionVersion::State state) {
   switch (state) {
     case FunctionVersion::State::kUnloaded:
@@ -51,19 +54,45 @@ struct ToJson {
   }
 };
 
-amqp::Field to_field(const Json& json) {
-  if (json.is_boolean()) return json.get<bool>();
-  if (json.is_number_float()) return json.get<double>();
-  if (json.is_number()) return json.get<int64_t>();
-  if (json.is_string()) return json.get<std::string>();
-  if (json.is_array()) {
-    amqp::Array array;
-    for (const Json& item : json) array.push_back(to_field(item));
-    return array;
+// Reads JSON into AMQP's fields within the limits.
+class FieldReader {
+ public:
+  std::optional<amqp::Table> table(const Json& json, int depth) {
+    amqp::Table table;
+    for (const auto& [name, value] : json.items()) {
+      auto field = this->field(value, depth);
+      if (name.size() > 255 || !field) return std::nullopt;
+      table.fields.emplace_back(name, std::move(*field));
+    }
+    return table;
   }
-  if (json.is_object()) return *to_table(json);
-  return {};
-}
+
+ private:
+  std::optional<amqp::Field> field(const Json& json, int depth) {
+    if (depth > amqp::kTableDepthMax || ++fields_ > amqp::kArgumentsMax) return std::nullopt;
+    if (json.is_boolean()) return json.get<bool>();
+    if (json.is_number_float()) return json.get<double>();
+    if (json.is_number()) return json.get<int64_t>();
+    if (json.is_string()) return json.get<std::string>();
+    if (json.is_array()) {
+      amqp::Array array;
+      for (const Json& item : json) {
+        auto field = this->field(item, depth + 1);
+        if (!field) return std::nullopt;
+        array.push_back(std::move(*field));
+      }
+      return array;
+    }
+    if (json.is_object()) {
+      auto nested = table(json, depth + 1);
+      if (!nested) return std::nullopt;
+      return amqp::Field(std::move(*nested));
+    }
+    return amqp::Field();
+  }
+
+  size_t fields_ = 0;
+};
 
 Json view(const Destination& to) {
   return {{"exchange", printable(to.exchange)}, {"routing_key", printable(to.routing_key)}};
@@ -110,9 +139,7 @@ Json to_json(const amqp::Table& table) {
 
 std::optional<amqp::Table> to_table(const Json& json) {
   if (!json.is_object()) return std::nullopt;
-  amqp::Table table;
-  for (const auto& [name, value] : json.items()) table.set(name, to_field(value));
-  return table;
+  return FieldReader().table(json, 1);
 }
 
 std::string_view name_of(Executor::State state) {
@@ -178,11 +205,11 @@ Json view(const Entry& entry) {
   Json json = {{"exchange", printable(entry.record->exchange())},
                {"routing_key", printable(entry.record->routing_key())},
                {"redelivered", entry.redelivered}};
-  auto properties = amqp::Properties::decode(entry.record->properties());
-  json["properties"] = properties ? view(*properties) : Json::object();
+  json["properties"] = view(amqp::Properties::of_stored(entry.record->properties()));
   std::string_view body = amqp::as_text(entry.record->body());
-  bool text = is_utf8(body);
   json["payload_bytes"] = body.size();
+  body = body.substr(0, kPayloadShownMaxBytes);
+  bool text = is_utf8(body);
   json["payload"] = text ? std::string(body) : base64(body);
   json["payload_encoding"] = text ? "string" : "base64";
   return json;

@@ -22,11 +22,13 @@ Json view(const Subscription& subscription);
 Json view(const CallLogEntry& entry);
 Json view(const CallResult& result, uint32_t version);
 Json view(const Executor& executor);
-// A message that waits in a queue.
+// A message that waits in a queue; of its payload no more than the first 64 KiB.
 Json view(const Entry& entry);
 
 Json to_json(const amqp::Table& table);
-// For arguments: whole numbers become 'l', texts 'S', and so on. Nothing where it is not an object.
+// For arguments: whole numbers become 'l', texts 'S', and so on. Nothing where it is not an object
+// or is over AMQP's limits: names of 255 bytes, amqp::kArgumentsMax fields, amqp::kTableDepthMax
+// levels.
 std::optional<amqp::Table> to_table(const Json& json);
 
 // The text, made valid UTF-8 by replacing what is not.

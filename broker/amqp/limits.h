@@ -24,6 +24,9 @@ inline constexpr uint64_t kBodyMaxBytes = 128ull << 20;
 inline constexpr int kTableDepthMax = 16;
 inline constexpr size_t kTableFieldsMax = 4096;
 
+// Of a queue, exchange or binding: these are compared with each other.
+inline constexpr size_t kArgumentsMax = 256;
+
 inline constexpr uint64_t kHandshakeMs = 10'000;
 // After our Connection.Close, how long the peer's Close-Ok is awaited.
 inline constexpr uint64_t kCloseMs = 3'000;

@@ -23,7 +23,7 @@ constexpr uint16_t kUndefined = 2;     // the bit between the last property and 
 
 }  // namespace
 
-std::optional<Properties> Properties::decode(Bytes bytes) {
+std::optional<Properties> Properties::decode(Bytes bytes, size_t fields_max) {
   Reader reader(bytes);
   uint16_t flags = reader.u16();
   if ((flags & (kContinuation | kUndefined)) != 0) return std::nullopt;
@@ -35,7 +35,7 @@ std::optional<Properties> Properties::decode(Bytes bytes) {
       if constexpr (std::is_same_v<T, std::string>) {
         property = std::string(reader.short_string());
       } else if constexpr (std::is_same_v<T, Table>) {
-        property = read_table(reader);
+        property = read_table(reader, fields_max);
       } else if constexpr (std::is_same_v<T, uint8_t>) {
         property = reader.u8();
       } else {
@@ -46,6 +46,10 @@ std::optional<Properties> Properties::decode(Bytes bytes) {
   });
   if (!reader.ok() || reader.left() != 0) return std::nullopt;
   return properties;
+}
+
+Properties Properties::of_stored(Bytes bytes) {
+  return decode(bytes, SIZE_MAX).value_or(Properties());
 }
 
 std::string Properties::encode() const {

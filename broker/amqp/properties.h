@@ -21,8 +21,12 @@ struct Properties {
 
   static constexpr uint8_t kPersistent = 2;
 
-  // Nothing where the bytes are malformed or something follows them.
-  static std::optional<Properties> decode(Bytes bytes);
+  // Nothing where the bytes are malformed or something follows them; a peer's headers are held to
+  // the limit of fields.
+  static std::optional<Properties> decode(Bytes bytes, size_t fields_max = kTableFieldsMax);
+  // Of a message that was accepted before: we may have added headers to a peer's. Empty where they
+  // can not be read.
+  static Properties of_stored(Bytes bytes);
   std::string encode() const;
 
   bool persistent() const { return delivery_mode == kPersistent; }

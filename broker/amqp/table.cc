@@ -9,7 +9,7 @@ namespace sluice::amqp {
 namespace {
 
 struct Budget {
-  size_t fields = kTableFieldsMax;
+  size_t fields;
 };
 
 Table read_fields(Bytes bytes, Reader& outer, int depth, Budget& budget);
@@ -203,8 +203,8 @@ bool equivalent(const Field& a, const Field& b) {
   return a == b;
 }
 
-Table read_table(Reader& reader) {
-  Budget budget;
+Table read_table(Reader& reader, size_t fields_max) {
+  Budget budget{fields_max};
   return read_fields(reader.long_string(), reader, 0, budget);
 }
 

@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "broker/amqp/limits.h"
 #include "broker/amqp/wire.h"
 
 namespace sluice::amqp {
@@ -65,7 +66,8 @@ bool operator==(const Table& a, const Table& b);
 
 // Reads a table with its length in front. On a malformed one, or one over the limits, `reader`
 // fails.
-Table read_table(Reader& reader);
+// What peers send is held to the default number of fields.
+Table read_table(Reader& reader, size_t fields_max = kTableFieldsMax);
 void write_table(Writer& writer, const Table& table);
 
 // Whether two values are equal as numbers where both are numbers, else exactly.

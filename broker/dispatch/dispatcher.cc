@@ -3,6 +3,7 @@
 #include <flatbuffers/flatbuffers.h>
 
 #include "broker/dispatch/limits.h"
+#include "broker/dispatch/names.h"
 #include "schemas/catalog_generated.h"
 
 namespace sluice::broker {
@@ -13,9 +14,8 @@ using namespace dispatch;
 using storage::CatalogKind;
 
 Expected<> check(const SubscriptionSettings& settings) {
-  if (settings.name.empty() || settings.name.size() > kNameMaxBytes ||
-      settings.name.find('/') != std::string::npos) {
-    return fail(Code::kInvalid, "a subscription's name is 1 to 255 bytes without '/'");
+  if (!valid_name(settings.name)) {
+    return fail(Code::kInvalid, "a subscription's " + std::string(kNameRule));
   }
   if (settings.concurrency == 0 || settings.concurrency > kConcurrencyMax) {
     return fail(Code::kLimit, "concurrency is between 1 and " + std::to_string(kConcurrencyMax));
@@ -27,6 +27,11 @@ Expected<> check(const SubscriptionSettings& settings) {
       settings.backoff_min_ms > settings.backoff_max_ms) {
     return fail(Code::kLimit, "the back-off runs from a shorter to a longer time, at most " +
                                   std::to_string(kBackoffMaxMs) + " ms");
+  }
+  if (settings.on_failure.exchange.empty() && settings.on_failure.routing_key == settings.queue) {
+    return fail(Code::kInvalid,
+                "on_failure is the subscription's own queue: what fails would come "
+                "back for ever");
   }
   for (const Destination* to :
        {&settings.on_failure, settings.result ? &*settings.result : nullptr}) {
@@ -51,10 +56,12 @@ Dispatcher::Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Stor
       virtual_host_(virtual_host),
       store_(store),
       executor_(loop, std::move(executor_program), flushes, [this] { executor_changed(); }),
-      functions_(store, virtual_host.journal(), executor_) {
+      functions_(loop, store, virtual_host.journal(), executor_) {
   virtual_host_.when_queue_created([this](const std::shared_ptr<Queue>& queue) {
     for (auto& [name, subscription] : subscriptions_) {
-      if (subscription->settings().queue == queue->name()) subscription->attach(queue);
+      if (subscription->settings().queue == queue->name() && queue->owner == nullptr) {
+        subscription->attach(queue);
+      }
     }
   });
 }
@@ -139,7 +146,6 @@ void Dispatcher::save(const SubscriptionSettings& settings) {
 void Dispatcher::subscribe(SubscriptionSettings settings, bool default_failure,
                            std::function<void(Expected<bool>)> done) {
   auto refuse = [&](Error error) { done(std::unexpected(std::move(error))); };
-  if (auto checked = check(settings); !checked) return refuse(checked.error());
   auto found = subscriptions_.find(settings.name);
   bool is_new = found == subscriptions_.end();
   if (!is_new && found->second->settings().queue != settings.queue) {
@@ -155,8 +161,9 @@ void Dispatcher::subscribe(SubscriptionSettings settings, bool default_failure,
   if (functions_.newest(settings.function) == nullptr) {
     return refuse({Code::kNotFound, "no function '" + settings.function + "'; deploy it first"});
   }
+  if (default_failure) settings.on_failure = {"", settings.queue + ".dead-letter"};
+  if (auto checked = check(settings); !checked) return refuse(checked.error());
   if (default_failure) {
-    settings.on_failure = {"", settings.queue + ".dead-letter"};
     if (!virtual_host_.queues().contains(settings.on_failure.routing_key)) {
       auto declared = virtual_host_.declare_queue(
           {.name = settings.on_failure.routing_key, .durable = true}, nullptr);

@@ -170,11 +170,10 @@ void Executor::stop() {
     process_ = nullptr;
   }
   stream_.reset();
-  state_ = State::kStopped;
-  reason_ = "the broker stops";
   calls_in_flight_.clear();
   loads_in_flight_.clear();
   waiters_.clear();
+  set_state(State::kStopped, "the broker stops");
 }
 
 void Executor::set_state(State state, std::string reason) {

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "broker/dispatch/limits.h"
+#include "broker/dispatch/names.h"
 #include "schemas/catalog_generated.h"
 
 namespace sluice::broker {
@@ -40,10 +41,7 @@ std::string catalog_key(const FunctionVersion& version) {
 }
 
 Expected<> check(const std::string& name, const FunctionConfig& config, const std::string& image) {
-  if (name.empty() || name.size() > kNameMaxBytes || name.find('\0') != std::string::npos ||
-      name.find('/') != std::string::npos) {
-    return fail(Code::kInvalid, "a function's name is 1 to 255 bytes without '/'");
-  }
+  if (!valid_name(name)) return fail(Code::kInvalid, "a function's " + std::string(kNameRule));
   if (image.empty()) return fail(Code::kInvalid, "the image is empty");
   if (image.size() > kImageMaxBytes) {
     return fail(Code::kLimit, "the image has " + std::to_string(image.size()) +
@@ -87,8 +85,10 @@ std::vector<std::string> texts(
 
 }  // namespace
 
-Functions::Functions(storage::Store& store, Journal& journal, Executor& executor)
-    : store_(store), journal_(journal), executor_(executor) {}
+Functions::Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Executor& executor)
+    : store_(store), journal_(journal), executor_(executor), refusals_wakeup_(loop, [this] {
+        for (auto& answer : std::exchange(refusals_, {})) answer();
+      }) {}
 
 Expected<> Functions::recover() {
   auto entries = store_.catalog(CatalogKind::kFunction);
@@ -193,11 +193,14 @@ void Functions::deploy(std::string name, FunctionConfig config, std::string imag
 void Functions::deploy_checked(const VersionPtr& version, std::string image,
                                std::function<void(Expected<VersionPtr>)> done) {
   if (version->state == FunctionVersion::State::kFailed) {
+    executor_.unload(version->id);
     done(fail(Code::kInvalid, version->state_reason));
     return;
   }
   save(*version, std::move(image));
   auto& versions = functions_[version->name].versions;
+  // Nobody calls an older version any more. Calls under way end as usual.
+  for (const VersionPtr& older : versions) unload(older);
   versions.insert(std::ranges::upper_bound(versions, version->version, {},
                                            [](const VersionPtr& v) { return v->version; }),
                   version);
@@ -229,6 +232,12 @@ void Functions::remove(std::string_view name, std::function<void(Expected<>)> do
   journal_.when_durable([done = std::move(done)] { done({}); });
 }
 
+void Functions::unload(const VersionPtr& version) {
+  if (version->state != FunctionVersion::State::kReady) return;
+  executor_.unload(version->id);
+  version->state = FunctionVersion::State::kUnloaded;
+}
+
 void Functions::load(const VersionPtr& version, std::string image) {
   version->state = FunctionVersion::State::kLoading;
   version->state_reason.clear();
@@ -254,11 +263,11 @@ void Functions::loaded(const VersionPtr& version, const LoadResult& result) {
     case schema::Outcome::ok:
       version->state = State::kReady;
       break;
-    case schema::Outcome::unavailable:
-      version->state = State::kUnavailable;
-      break;
-    default:
+    case schema::Outcome::bad_image:
       version->state = State::kFailed;
+      break;
+    default:  // for reasons of the executor's: tried again at the next call
+      version->state = State::kUnavailable;
       break;
   }
   version->state_reason = result.message;
@@ -285,7 +294,7 @@ void Functions::prepare(const VersionPtr& version) {
   if (image) {
     load(version, std::move(*image));
   } else {
-    version->state = State::kFailed;
+    version->state = State::kUnavailable;
     version->state_reason = "the image can not be read: " + image.error().message;
   }
 }
@@ -309,7 +318,7 @@ void Functions::run(const VersionPtr& version, amqp::Bytes input, Caller caller,
                                                                   : schema::Outcome::unavailable,
                       .message = version->state_reason};
     note(*version, caller, result);
-    done(std::move(result));
+    refuse_later(std::move(result), std::move(done));
     return;
   }
   executor_.invoke(
@@ -318,6 +327,11 @@ void Functions::run(const VersionPtr& version, amqp::Bytes input, Caller caller,
         note(*version, caller, result);
         done(std::move(result));
       });
+}
+
+void Functions::refuse_later(CallResult result, std::function<void(CallResult)> done) {
+  refusals_.push_back([result = std::move(result), done = std::move(done)] { done(result); });
+  refusals_wakeup_.send();
 }
 
 void Functions::note(const FunctionVersion& version, const Caller& caller,

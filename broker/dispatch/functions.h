@@ -52,7 +52,7 @@ class Functions {
  public:
   using VersionPtr = std::shared_ptr<FunctionVersion>;
 
-  Functions(storage::Store& store, Journal& journal, Executor& executor);
+  Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Executor& executor);
 
   Expected<> recover();
 
@@ -78,7 +78,7 @@ class Functions {
     std::string source;
     uint32_t attempt = 1;
   };
-  // Runs the version on `input`, which must live until `done`. `done` may come at once.
+  // Runs the version on `input`, which must live until `done`; that comes on a later turn.
   void call(const VersionPtr& version, amqp::Bytes input, Caller caller,
             std::function<void(CallResult)> done);
 
@@ -93,6 +93,7 @@ class Functions {
 
   Expected<VersionPtr> read(const storage::CatalogEntry& entry);
   void save(const FunctionVersion& version, std::string image);
+  void unload(const VersionPtr& version);
   void load(const VersionPtr& version, std::string image);
   void load_now(const VersionPtr& version, std::string image);
   void loaded(const VersionPtr& version, const LoadResult& result);
@@ -102,12 +103,17 @@ class Functions {
   void deploy_checked(const VersionPtr& version, std::string image,
                       std::function<void(Expected<VersionPtr>)> done);
 
+  void refuse_later(CallResult result, std::function<void(CallResult)> done);
+
   storage::Store& store_;
   Journal& journal_;
   Executor& executor_;
   std::map<std::string, Function, std::less<>> functions_;
   std::map<std::string, uint32_t, std::less<>> deploying_;  // version numbers given out
   uint64_t last_id_ = 0;
+  // Calls that could not be made, to be answered on the next turn.
+  std::vector<std::function<void()>> refusals_;
+  net::Wakeup refusals_wakeup_;
 };
 
 }  // namespace sluice::broker

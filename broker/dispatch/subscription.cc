@@ -153,14 +153,13 @@ std::optional<Destination> Subscription::destination_of(const amqp::Properties& 
 }
 
 void Subscription::succeeded(Call& call, const CallResult& result) {
-  auto input = amqp::Properties::decode(call.entry.record->properties());
-  CHECK(input.has_value());
+  auto input = amqp::Properties::of_stored(call.entry.record->properties());
   bool reply = false;
-  if (auto destination = destination_of(*input, reply)) {
+  if (auto destination = destination_of(input, reply)) {
     amqp::Properties properties;
-    properties.headers = input->headers;
+    properties.headers = input.headers;
     // RPC clients look for the correlation id, and some for the request's message id in it.
-    properties.correlation_id = input->correlation_id ? input->correlation_id : input->message_id;
+    properties.correlation_id = input.correlation_id ? input.correlation_id : input.message_id;
     properties.delivery_mode = amqp::Properties::kPersistent;
     std::string encoded = properties.encode();
     auto sent = virtual_host_.publish({destination->exchange, destination->routing_key,
@@ -205,10 +204,9 @@ void Subscription::failed(Call& call, const CallResult& result) {
 }
 
 bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
-  auto properties = amqp::Properties::decode(entry.record->properties());
-  CHECK(properties.has_value());
-  if (!properties->headers) properties->headers.emplace();
-  amqp::Table& headers = *properties->headers;
+  auto properties = amqp::Properties::of_stored(entry.record->properties());
+  if (!properties.headers) properties.headers.emplace();
+  amqp::Table& headers = *properties.headers;
   add_death(headers, *queue_, entry, "rejected");
   headers.set("x-sluice-subscription", settings_.name);
   headers.set("x-sluice-function", settings_.function);
@@ -218,8 +216,8 @@ bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
   std::string log = result.log;
   if (log.size() > kDeadLetterLogBytes) log.erase(0, log.size() - kDeadLetterLogBytes);
   headers.set("x-sluice-log", std::move(log));
-  properties->delivery_mode = amqp::Properties::kPersistent;
-  std::string encoded = properties->encode();
+  properties.delivery_mode = amqp::Properties::kPersistent;
+  std::string encoded = properties.encode();
   const Destination& to = settings_.on_failure;
   auto sent = virtual_host_.publish(
       {to.exchange, to.routing_key, amqp::as_bytes(encoded), entry.record->body()});

@@ -20,6 +20,7 @@ class Stream;
 class FlushList {
  public:
   void add(Stream* stream) { streams_.push_back(stream); }
+  bool empty() const { return streams_.empty(); }
   void remove(Stream* stream);
   void flush();
 

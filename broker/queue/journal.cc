@@ -24,6 +24,12 @@ bool Journal::cancel(const AppendSlot& slot) {
   return true;
 }
 
+void Journal::forget_attempts(storage::QueueId queue, storage::Sequence sequence) {
+  std::erase_if(gathering_->attempts, [&](const storage::Batch::Attempts& attempts) {
+    return attempts.queue == queue && attempts.sequence == sequence;
+  });
+}
+
 void Journal::drop(storage::QueueId queue) {
   for (storage::Batch::Append& append : gathering_->appends) {
     if (append.queue != queue || append.record == nullptr) continue;

@@ -38,6 +38,8 @@ class Journal {
   // Takes an append back if it has not been handed over; true where it will never be written.
   bool cancel(const AppendSlot& slot);
 
+  // Takes back the attempts noted for a message whose append was cancelled.
+  void forget_attempts(storage::QueueId queue, storage::Sequence sequence);
   // Drops all of a queue, also what still waits to be written for it.
   void drop(storage::QueueId queue);
 
@@ -57,6 +59,8 @@ class Journal {
   bool busy() const {
     return in_flight_ || !waiting_.empty() || !consumed_.empty() || !gathering_->empty();
   }
+  // True where turn_end() would do something now.
+  bool can_hand_over() const { return !in_flight_ && busy(); }
   // Messages' bytes not yet durable: publishers are held back when it is large.
   size_t unwritten_bytes() const { return gathering_bytes_ + in_flight_bytes_; }
 

@@ -53,12 +53,12 @@ void Queue::pump() {
   pumping_ = true;
   while (ready_count() > 0 && !takers_.empty()) {
     Consumer* consumer = takers_.front();
-    takers_.pop_front();
     if (!consumer->can_take()) {
-      consumer->waiting_ = false;
+      takers_.pop_front();
+      consumer->turn_.reset();
       continue;
     }
-    takers_.push_back(consumer);
+    takers_.splice(takers_.end(), takers_, takers_.begin());
     consumer->take(*this, pop());
   }
   pumping_ = false;
@@ -89,7 +89,9 @@ void Queue::note_attempts(const Entry& entry) {
 
 void Queue::note_consumed(const Entry& entry) {
   if (id_ == 0) return;
-  bool on_disk = entry.stored && !journal_.cancel(entry.slot);
+  bool cancelled = entry.stored && journal_.cancel(entry.slot);
+  if (cancelled && entry.attempts > 0) journal_.forget_attempts(id_, entry.sequence);
+  bool on_disk = entry.stored && !cancelled;
   bool in_order = entry.sequence == consumed_.watermark();
   consumed_.add(entry.sequence);
   if (!on_disk) return;
@@ -145,24 +147,21 @@ std::vector<const Entry*> Queue::peek(size_t count_max) const {
 
 void Queue::add_consumer(Consumer* consumer, bool exclusive) {
   CHECK(!removed_ && exclusive_consumer_ == nullptr && (!exclusive || consumers_.empty()));
-  consumers_.push_back(consumer);
+  consumers_.insert(consumer);
   had_consumers_ = true;
   if (exclusive) exclusive_consumer_ = consumer;
   consumer_ready(consumer);
 }
 
 void Queue::remove_consumer(Consumer* consumer) {
-  std::erase(consumers_, consumer);
-  std::erase(takers_, consumer);
-  consumer->waiting_ = false;
+  consumers_.erase(consumer);
+  if (consumer->turn_) takers_.erase(*consumer->turn_);
+  consumer->turn_.reset();
   if (exclusive_consumer_ == consumer) exclusive_consumer_ = nullptr;
 }
 
 void Queue::consumer_ready(Consumer* consumer) {
-  if (!consumer->waiting_) {
-    consumer->waiting_ = true;
-    takers_.push_back(consumer);
-  }
+  if (!consumer->turn_) consumer->turn_ = takers_.insert(takers_.end(), consumer);
   pump();
 }
 
@@ -203,7 +202,7 @@ void Queue::remove() {
   takers_.clear();
   exclusive_consumer_ = nullptr;
   for (Consumer* consumer : std::exchange(consumers_, {})) {
-    consumer->waiting_ = false;
+    consumer->turn_.reset();
     consumer->queue_deleted(*this);
   }
 }

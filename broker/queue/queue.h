@@ -2,10 +2,12 @@
 
 #include <cstdint>
 #include <deque>
+#include <list>
 #include <map>
 #include <memory>
 #include <optional>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "broker/amqp/table.h"
@@ -41,7 +43,8 @@ class Consumer {
 
  private:
   friend class Queue;
-  bool waiting_ = false;  // in the queue's list of those that may take
+  // Its place among those that may take, where it is there.
+  std::optional<std::list<Consumer*>::iterator> turn_;
 };
 
 struct QueueSettings {
@@ -125,8 +128,8 @@ class Queue : public std::enable_shared_from_this<Queue> {
   storage::Sequence next_sequence_ = 1;
   storage::Sequence delivered_below_ = 1;
 
-  std::vector<Consumer*> consumers_;
-  std::deque<Consumer*> takers_;  // in turn; those with waiting_ set
+  std::unordered_set<Consumer*> consumers_;
+  std::list<Consumer*> takers_;  // those that may take, in turn
   Consumer* exclusive_consumer_ = nullptr;
   bool had_consumers_ = false;
   bool pumping_ = false;

@@ -1,5 +1,6 @@
 #include "broker/routing/dead_letter.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "broker/routing/virtual_host.h"
@@ -7,6 +8,8 @@
 namespace sluice::broker {
 
 namespace {
+
+constexpr int64_t kCountMax = int64_t{1} << 53;
 
 std::string text_of(const amqp::Table& table, std::string_view name) {
   const amqp::Field* field = table.find(name);
@@ -30,7 +33,9 @@ void add_death(amqp::Table& headers, const Queue& queue, const Entry& entry,
       return false;
     }
     const amqp::Field* before = death->find("count");
-    count = before != nullptr ? before->integer().value_or(0) + 1 : 1;
+    // The count may be a client's invention.
+    count = before != nullptr ? std::clamp<int64_t>(before->integer().value_or(0), 0, kCountMax) + 1
+                              : 1;
     return true;
   });
   auto now = std::chrono::system_clock::now().time_since_epoch();
@@ -59,8 +64,7 @@ void VirtualHost::reject(Queue& queue, const Entry& entry) {
   const amqp::Field* exchange = arguments.find("x-dead-letter-exchange");
   bool published = false;
   if (exchange != nullptr && !queue.removed()) {
-    auto properties =
-        amqp::Properties::decode(entry.record->properties()).value_or(amqp::Properties());
+    auto properties = amqp::Properties::of_stored(entry.record->properties());
     if (!properties.headers) properties.headers.emplace();
     add_death(*properties.headers, queue, entry, "rejected");
     std::string encoded = properties.encode();

@@ -51,6 +51,12 @@ std::unexpected<amqp::ProtocolError> inequivalent(std::string_view what, std::st
                                                     ": it exists with another value");
 }
 
+amqp::Outcome<> check_count(const amqp::Table& arguments) {
+  if (arguments.fields.size() <= amqp::kArgumentsMax) return {};
+  return refuse(ReplyCode::kPreconditionFailed,
+                "at most " + std::to_string(amqp::kArgumentsMax) + " arguments");
+}
+
 // Arguments are equal as sets of fields, numbers by value.
 bool same_arguments(const amqp::Table& a, const amqp::Table& b) {
   auto within = [](const amqp::Table& x, const amqp::Table& y) {
@@ -86,6 +92,9 @@ amqp::Outcome<Exchange*> VirtualHost::use_exchange(std::string_view name) {
 amqp::Outcome<bool> VirtualHost::declare_exchange(ExchangeSettings settings) {
   if (settings.name.empty()) {
     return refuse(ReplyCode::kAccessRefused, "operation not permitted on the default exchange");
+  }
+  if (auto counted = check_count(settings.arguments); !counted) {
+    return std::unexpected(counted.error());
   }
   if (auto found = exchanges_.find(settings.name); found != exchanges_.end()) {
     const ExchangeSettings& there = found->second->settings();
@@ -150,6 +159,9 @@ amqp::Outcome<std::shared_ptr<Queue>> VirtualHost::use_queue(std::string_view na
 
 amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings settings,
                                                                 const void* connection) {
+  if (auto counted = check_count(settings.arguments); !counted) {
+    return std::unexpected(counted.error());
+  }
   if (settings.name.empty()) {
     settings.name = made_up_name();
   } else if (queues_.contains(settings.name)) {
@@ -241,6 +253,7 @@ void VirtualHost::connection_ended(const void* connection) {
 amqp::Outcome<> VirtualHost::bind(std::string_view queue_name, std::string_view exchange_name,
                                   std::string_view routing_key, amqp::Table arguments,
                                   const void* connection) {
+  if (auto counted = check_count(arguments); !counted) return counted;
   auto queue = use_queue(queue_name, connection);
   if (!queue) return std::unexpected(queue.error());
   if (exchange_name.empty()) {
@@ -290,8 +303,8 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
     ++route_;
     std::optional<amqp::Properties> properties;
     RoutingInput input{publication.routing_key, [&]() -> const amqp::Table* {
-                         properties = amqp::Properties::decode(publication.properties);
-                         return properties && properties->headers ? &*properties->headers : nullptr;
+                         properties = amqp::Properties::of_stored(publication.properties);
+                         return properties->headers ? &*properties->headers : nullptr;
                        }};
     (*exchange)->route(input, [&](Queue* queue) {
       if (queue->route_mark == route_) return;

@@ -24,10 +24,14 @@ flatbuffers::Offset<flatbuffers::Vector<uint8_t>> add_table(flatbuffers::FlatBuf
   return builder.CreateVector(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
 }
 
-amqp::Table decoded(const flatbuffers::Vector<uint8_t>* bytes) {
-  if (bytes == nullptr) return {};
+Expected<amqp::Table> decoded(const flatbuffers::Vector<uint8_t>* bytes, std::string_view of) {
+  if (bytes == nullptr) return amqp::Table();
   amqp::Reader reader(amqp::Bytes(bytes->data(), bytes->size()));
-  return amqp::read_table(reader);
+  amqp::Table table = amqp::read_table(reader);
+  if (!reader.ok()) {
+    return fail(Code::kCorrupt, "the stored arguments of '" + std::string(of) + "' are damaged");
+  }
+  return table;
 }
 
 std::string finished(flatbuffers::FlatBufferBuilder& builder) {
@@ -121,12 +125,14 @@ Expected<> VirtualHost::recover_exchanges(storage::Store& store) {
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::ExchangeRecord>(entry);
     if (!record) return std::unexpected(record.error());
+    auto arguments = decoded((*record)->arguments(), entry.key);
+    if (!arguments) return std::unexpected(arguments.error());
     ExchangeSettings settings{.name = (*record)->name()->str(),
                               .type = (*record)->type()->str(),
                               .durable = true,
                               .auto_delete = (*record)->auto_delete(),
                               .internal = (*record)->internal(),
-                              .arguments = decoded((*record)->arguments())};
+                              .arguments = std::move(*arguments)};
     if (Router::make(settings.type) == nullptr) {
       return fail(Code::kCorrupt, "exchange '" + settings.name + "' is stored with the type '" +
                                       settings.type + "', which this version does not know");
@@ -143,13 +149,15 @@ Expected<> VirtualHost::recover_queues(storage::Store& store) {
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::QueueRecord>(entry);
     if (!record) return std::unexpected(record.error());
+    auto arguments = decoded((*record)->arguments(), entry.key);
+    if (!arguments) return std::unexpected(arguments.error());
     if ((*record)->id() == 0) {
       return fail(Code::kCorrupt, "queue '" + entry.key + "' is stored without an id");
     }
     QueueSettings settings{.name = (*record)->name()->str(),
                            .durable = true,
                            .auto_delete = (*record)->auto_delete(),
-                           .arguments = decoded((*record)->arguments())};
+                           .arguments = std::move(*arguments)};
     last_queue_id_ = std::max(last_queue_id_, (*record)->id());
     auto queue = std::make_shared<Queue>(journal_, (*record)->id(), std::move(settings));
     if (auto done = queue->recover(store); !done) return done;
@@ -164,13 +172,15 @@ Expected<> VirtualHost::recover_bindings(storage::Store& store) {
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::BindingRecord>(entry);
     if (!record) return std::unexpected(record.error());
+    auto arguments = decoded((*record)->arguments(), (*record)->routing_key()->str());
+    if (!arguments) return std::unexpected(arguments.error());
     auto exchange = exchanges_.find((*record)->source()->string_view());
     auto queue = queues_.find((*record)->destination()->string_view());
     if (exchange == exchanges_.end() || queue == queues_.end()) {
       return fail(Code::kCorrupt, "a binding is stored whose queue or exchange is not");
     }
     exchange->second->bind(
-        {queue->second.get(), (*record)->routing_key()->str(), decoded((*record)->arguments())});
+        {queue->second.get(), (*record)->routing_key()->str(), std::move(*arguments)});
   }
   return {};
 }

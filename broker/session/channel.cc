@@ -138,8 +138,9 @@ Outcome<> Channel::basic_method(uint32_t id, amqp::Reader& reader) {
     case amqp::BasicQos::kId:
       return handle<amqp::BasicQos>(reader);
     case amqp::BasicRecover::kId:
-    case amqp::BasicRecoverAsync::kId:
       return handle<amqp::BasicRecover>(reader);
+    case amqp::BasicRecoverAsync::kId:
+      return handle<amqp::BasicRecoverAsync>(reader);
     case amqp::BasicCancelOk::kId:
       return {};  // the answer to our cancel
     default:
@@ -216,8 +217,11 @@ Outcome<> Channel::on(const amqp::QueueDeclare& method) {
 Outcome<> Channel::on(const amqp::QueueBind& method) {
   auto name = queue_name(method.queue);
   if (!name) return std::unexpected(name.error());
-  auto outcome = connection_.virtual_host().bind(*name, method.exchange, method.routing_key,
-                                                 method.arguments, &connection_);
+  // As in RabbitMQ: where both are left out, the queue's name is the key too.
+  bool named = !method.queue.empty() || !method.routing_key.empty();
+  std::string_view key = named ? method.routing_key : *name;
+  auto outcome =
+      connection_.virtual_host().bind(*name, method.exchange, key, method.arguments, &connection_);
   if (!outcome) return outcome;
   send_when_durable(amqp::QueueBindOk{}, method.no_wait);
   return {};
@@ -515,6 +519,11 @@ Outcome<> Channel::on(const amqp::BasicRecover& method) {
   // Answered first, as what goes back may come again at once.
   send(amqp::BasicRecoverOk{});
   return settle(0, true, Verdict::kRequeue);
+}
+
+Outcome<> Channel::on(const amqp::BasicRecoverAsync& method) {
+  if (!method.requeue) return refuse(ReplyCode::kNotImplemented, "basic.recover requeue=false");
+  return settle(0, true, Verdict::kRequeue);  // no answer is defined
 }
 
 Outcome<> Channel::settle(uint64_t tag, bool multiple, Verdict verdict) {

@@ -84,6 +84,7 @@ class Channel {
   amqp::Outcome<> on(const amqp::BasicReject& method);
   amqp::Outcome<> on(const amqp::BasicNack& method);
   amqp::Outcome<> on(const amqp::BasicRecover& method);
+  amqp::Outcome<> on(const amqp::BasicRecoverAsync& method);
   amqp::Outcome<> on(const amqp::ConfirmSelect& method);
 
   template <typename Method>

@@ -31,6 +31,9 @@ class Server {
 
   // To be called at the end of each turn: confirms, then output.
   void turn_end();
+  // True where turn_end() would send something now.
+  bool has_output() const { return !confirms_due_.empty() || !flushes_.empty(); }
+
   uv_loop_t* loop() { return loop_; }
   net::FlushList& flushes() { return flushes_; }
   VirtualHost& virtual_host() { return virtual_host_; }
