@@ -18,7 +18,8 @@ enum class Code {
   kInternal,     // a defect of ours that could be contained
 };
 
-// An environment's or a caller's failure, as a value. `message` is a sentence its reader can act on.
+// An environment's or a caller's failure, as a value. `message` is a sentence its reader can act
+// on.
 struct Error {
   Code code;
   std::string message;

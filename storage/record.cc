@@ -5,7 +5,8 @@
 namespace sluice::storage {
 
 namespace {
-// Room for the table, its vtable and the vectors' length fields, so that the builder allocates once.
+// Room for the table, its vtable and the vectors' length fields, so that the builder allocates
+// once.
 constexpr size_t kOverheadBytes = 128;
 }  // namespace
 

@@ -12,8 +12,8 @@
 
 namespace sluice::storage {
 
-// A message: an immutable serialised schemas/message.fbs buffer. What is queued in RAM and what lies
-// on disk are the same bytes; one Record may sit in many queues at once. Safe to read from any
+// A message: an immutable serialised schemas/message.fbs buffer. What is queued in RAM and what
+// lies on disk are the same bytes; one Record may sit in many queues at once. Safe to read from any
 // thread; the last RecordPtr frees it.
 class Record {
  public:

@@ -98,8 +98,8 @@ struct QueuePosition {
 class Store {
  public:
   // Called on the committer's thread, exactly once for each commit(), in order. The batch comes
-  // back so that its owner frees it. An Error is final: from then on nothing is written any more and
-  // every later commit fails with it, because what reached the disk is unknown. The owner must
+  // back so that its owner frees it. An Error is final: from then on nothing is written any more
+  // and every later commit fails with it, because what reached the disk is unknown. The owner must
   // confirm nothing and stop the process; a restart recovers.
   using Committed = std::function<void(std::unique_ptr<Batch>, Expected<>)>;
 

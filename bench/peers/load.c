@@ -3,12 +3,12 @@
  *   load publish HOST PORT QUEUE COUNT SIZE WINDOW
  *   load consume HOST PORT QUEUE COUNT PREFETCH
  *
- * prints one line of JSON: {"messages": n, "seconds": s, "rate": n/s}. The queue is declared durable,
- * messages are persistent. librabbitmq makes the connection; published frames are then written many
- * to a system call and confirms read likewise, so that the client is no part of what is measured. */
+ * prints one line of JSON: {"messages": n, "seconds": s, "rate": n/s}. The queue is declared
+ * durable, messages are persistent. librabbitmq makes the connection; published frames are then
+ * written many to a system call and confirms read likewise, so that the client is no part of what
+ * is measured. */
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
-
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -52,8 +52,10 @@ static void check(amqp_connection_state_t connection, const char* what) {
 static amqp_connection_state_t open_connection(const char* host, int port, const char* queue) {
   amqp_connection_state_t connection = amqp_new_connection();
   amqp_socket_t* socket = amqp_tcp_socket_new(connection);
-  if (socket == NULL || amqp_socket_open(socket, host, port) != 0) fail("no broker at %s:%d", host, port);
-  amqp_rpc_reply_t login = amqp_login(connection, "/", 0, 131072, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest");
+  if (socket == NULL || amqp_socket_open(socket, host, port) != 0)
+    fail("no broker at %s:%d", host, port);
+  amqp_rpc_reply_t login =
+      amqp_login(connection, "/", 0, 131072, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest");
   if (login.reply_type != AMQP_RESPONSE_NORMAL) fail("login was refused");
   amqp_channel_open(connection, kChannel);
   check(connection, "channel.open");
@@ -80,7 +82,11 @@ static char* put_frame_start(char* at, uint8_t type, uint32_t payload_size) {
 static size_t encode_publish(char* buffer, const char* queue, size_t body_size) {
   size_t name_size = strlen(queue);
   char* at = put_frame_start(buffer, AMQP_FRAME_METHOD, (uint32_t)(4 + 2 + 1 + 1 + name_size + 1));
-  at = put(at, "\0\x3c\0\x28" "\0\0" "\0", 7);
+  at = put(at,
+           "\0\x3c\0\x28"
+           "\0\0"
+           "\0",
+           7);
   *at++ = (char)name_size;
   at = put(at, queue, name_size);
   *at++ = 0;
@@ -131,7 +137,8 @@ static void read_confirms(int socket, uint64_t sent, struct confirms* confirms) 
   static unsigned char buffer[65536];
   static size_t filled;
   ssize_t got = recv(socket, buffer + filled, sizeof buffer - filled, 0);
-  if (got <= 0) fail("the connection ended after %llu confirms", (unsigned long long)confirms->count);
+  if (got <= 0)
+    fail("the connection ended after %llu confirms", (unsigned long long)confirms->count);
   filled += (size_t)got;
   size_t at = 0;
   while (filled - at >= kFrameOverhead) {
@@ -143,7 +150,8 @@ static void read_confirms(int socket, uint64_t sent, struct confirms* confirms) 
     const unsigned char* payload = buffer + at + 7;
     if (buffer[at] == AMQP_FRAME_METHOD) {
       uint64_t tag;
-      if (size < 13 || memcmp(payload, "\0\x3c\0\x50", 4) != 0) fail("no confirm, but another method");
+      if (size < 13 || memcmp(payload, "\0\x3c\0\x50", 4) != 0)
+        fail("no confirm, but another method");
       memcpy(&tag, payload + 4, 8);
       tag = be64toh(tag);
       if (tag > sent) fail("a confirm of what was never sent");
@@ -155,8 +163,8 @@ static void read_confirms(int socket, uint64_t sent, struct confirms* confirms) 
   filled -= at;
 }
 
-static void publish(amqp_connection_state_t connection, const char* queue, uint64_t count, size_t size,
-                    uint64_t window) {
+static void publish(amqp_connection_state_t connection, const char* queue, uint64_t count,
+                    size_t size, uint64_t window) {
   amqp_confirm_select(connection, kChannel);
   check(connection, "confirm.select");
   if (size > 131072 - kFrameOverhead) fail("a body of %zu bytes does not fit one frame", size);
@@ -170,7 +178,8 @@ static void publish(amqp_connection_state_t connection, const char* queue, uint6
 
   int socket = amqp_get_sockfd(connection);
   /* librabbitmq leaves it non-blocking. */
-  if (fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) & ~O_NONBLOCK) != 0) fail("fcntl: %s", strerror(errno));
+  if (fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) & ~O_NONBLOCK) != 0)
+    fail("fcntl: %s", strerror(errno));
   uint64_t sent = 0;
   struct confirms confirms = {calloc(count + 1, 1), 0, 0};
   double start = now_s();
@@ -203,7 +212,8 @@ static void consume(amqp_connection_state_t connection, const char* queue, uint6
     amqp_envelope_t envelope;
     amqp_maybe_release_buffers(connection);
     struct timeval timeout = {30, 0};
-    if (amqp_consume_message(connection, &envelope, &timeout, 0).reply_type != AMQP_RESPONSE_NORMAL) {
+    if (amqp_consume_message(connection, &envelope, &timeout, 0).reply_type !=
+        AMQP_RESPONSE_NORMAL) {
       fail("no delivery after %llu messages", (unsigned long long)(taken - 1));
     }
     if (taken % ack_every == 0 || taken == count) {
@@ -228,7 +238,9 @@ int main(int argc, char** argv) {
     amqp_connection_close(connection, AMQP_REPLY_SUCCESS);
     return 0;
   }
-  fprintf(stderr, "usage: %s publish HOST PORT QUEUE COUNT SIZE WINDOW\n"
-                  "       %s consume HOST PORT QUEUE COUNT PREFETCH\n", argv[0], argv[0]);
+  fprintf(stderr,
+          "usage: %s publish HOST PORT QUEUE COUNT SIZE WINDOW\n"
+          "       %s consume HOST PORT QUEUE COUNT PREFETCH\n",
+          argv[0], argv[0]);
   return 2;
 }

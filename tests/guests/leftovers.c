@@ -50,14 +50,19 @@ static struct Registers before, after;
 static uint8_t environment[28];
 static int has_avx;
 
-#define EACH(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
+#define EACH(M) \
+  M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
 #define SAVE_YMM(n) __asm__ volatile("vmovdqu %%ymm" #n ", %0" : "=m"(r->ymm[n]));
 #define SAVE_XMM(n) __asm__ volatile("movdqu %%xmm" #n ", %0" : "=m"(r->ymm[n]));
 #define LOAD_YMM(n) __asm__ volatile("vmovdqu %0, %%ymm" #n ::"m"(*(const uint8_t(*)[32])from));
 #define LOAD_XMM(n) __asm__ volatile("movdqu %0, %%xmm" #n ::"m"(*(const uint8_t(*)[32])from));
 
 static inline __attribute__((always_inline)) void save(struct Registers* r) {
-  if (has_avx) { EACH(SAVE_YMM) } else { EACH(SAVE_XMM) }
+  if (has_avx) {
+    EACH(SAVE_YMM)
+  } else {
+    EACH(SAVE_XMM)
+  }
   __asm__ volatile("stmxcsr %0" : "=m"(r->mxcsr));
   __asm__ volatile("fnstenv %0" : "=m"(environment));
   memcpy(&r->x87_control, environment, 2);
@@ -70,7 +75,11 @@ static inline __attribute__((always_inline)) void save(struct Registers* r) {
 }
 
 static inline __attribute__((always_inline)) void load(const void* from) {
-  if (has_avx) { EACH(LOAD_YMM) } else { EACH(LOAD_XMM) }
+  if (has_avx) {
+    EACH(LOAD_YMM)
+  } else {
+    EACH(LOAD_XMM)
+  }
 }
 
 static void check_registers(void) {
@@ -121,7 +130,8 @@ static void check_kernel(void) {
   struct stat status;
   if (stat("/tmp/left", &status) == 0) found("file");
   if (stat("/tmp/dir", &status) == 0) found("directory");
-  if (stat("/tmp/kept", &status) != 0 || status.st_size != 4) found("file made before the snapshot");
+  if (stat("/tmp/kept", &status) != 0 || status.st_size != 4)
+    found("file made before the snapshot");
   char directory[256];
   if (!getcwd(directory, sizeof directory) || strcmp(directory, "/")) found("working directory");
   if (umask(022) != 022) found("umask");
@@ -197,7 +207,8 @@ static void leave(const char* secret) {
       "pushfq\n orl $0x240400, (%%rsp)\n popfq\n"
       "movabs $0x5345435245545345, %%rbx\n mov %%rbx, %%r12\n mov %%rbx, %%r13\n"
       "mov %%rbx, %%r14\n mov %%rbx, %%r15\n mov %%rbx, %%rbp\n mov %%rbx, %%r8\n"
-      "mov $231, %%eax\n xor %%edi, %%edi\n syscall" ::: "memory");
+      "mov $231, %%eax\n xor %%edi, %%edi\n syscall" ::
+          : "memory");
 }
 
 int main(void) {
@@ -226,7 +237,8 @@ int main(void) {
   for (int i = 0; i < 16; i++) memcpy(before.ymm[i], own, has_avx ? 32 : 16);
   load(own);
   // Nothing but the read between the two looks.
-  __asm__ volatile("syscall" : "=a"(got)
+  __asm__ volatile("syscall"
+                   : "=a"(got)
                    : "a"(SYS_read), "D"(0), "S"(secret), "d"(sizeof secret - 1)
                    : "rcx", "r11", "memory");
   save(&after);

@@ -41,15 +41,19 @@ int main(int argc, char** argv) {
   if (!strcmp(how, "exit")) return 7;
   if (!strcmp(how, "abort")) abort();
   if (!strcmp(how, "raise")) raise(SIGTERM);
-  if (!strcmp(how, "loop")) for (;;) sink++;
-  if (!strcmp(how, "syscall-loop")) for (;;) syscall(SYS_getppid);
-  if (!strcmp(how, "sleep")) for (;;) sleep(1000);
+  if (!strcmp(how, "loop"))
+    for (;;) sink++;
+  if (!strcmp(how, "syscall-loop"))
+    for (;;) syscall(SYS_getppid);
+  if (!strcmp(how, "sleep"))
+    for (;;) sleep(1000);
   if (!strcmp(how, "wait")) select(0, 0, 0, 0, 0);
   if (!strcmp(how, "null")) *(volatile int*)0 = 1;
   if (!strcmp(how, "null-read")) sink = *(volatile int*)8;
   if (!strcmp(how, "null-call")) ((void (*)(void))0)();
   if (!strcmp(how, "ud2")) __asm__ volatile("ud2");
-  if (!strcmp(how, "divide")) __asm__ volatile("xor %%ecx, %%ecx\n mov $1, %%eax\n cdq\n idiv %%ecx" ::: "eax", "ecx", "edx");
+  if (!strcmp(how, "divide"))
+    __asm__ volatile("xor %%ecx, %%ecx\n mov $1, %%eax\n cdq\n idiv %%ecx" ::: "eax", "ecx", "edx");
   if (!strcmp(how, "int3")) __asm__ volatile("int3");
   if (!strcmp(how, "int14")) __asm__ volatile("int $14");
   if (!strcmp(how, "int80")) __asm__ volatile("int $0x80" ::"a"(1));
@@ -74,9 +78,11 @@ int main(int argc, char** argv) {
   }
   if (!strcmp(how, "bad-stack")) __asm__ volatile("mov $0x10, %%rsp\n push %%rax" ::: "memory");
   if (!strcmp(how, "noncanonical")) sink = *(volatile int*)0x8000000000000000;
-  if (!strcmp(how, "single-step")) __asm__ volatile("pushfq\n orl $0x100, (%%rsp)\n popfq\n nop" ::: "memory");
+  if (!strcmp(how, "single-step"))
+    __asm__ volatile("pushfq\n orl $0x100, (%%rsp)\n popfq\n nop" ::: "memory");
   if (!strcmp(how, "single-step-syscall")) {
-    __asm__ volatile("mov $39, %%eax\n pushfq\n orl $0x100, (%%rsp)\n popfq\n syscall" ::: "rax", "rcx", "r11", "memory");
+    __asm__ volatile("mov $39, %%eax\n pushfq\n orl $0x100, (%%rsp)\n popfq\n syscall" ::
+                         : "rax", "rcx", "r11", "memory");
   }
   if (!strcmp(how, "nested-task")) {
     __asm__ volatile("pushfq\n orl $0x4000, (%%rsp)\n popfq\n iretq" ::: "memory");
@@ -86,7 +92,8 @@ int main(int argc, char** argv) {
     static char code[] = {(char)0xc3};
     ((void (*)(void))(uintptr_t)code)();
   }
-  if (!strcmp(how, "rdmsr")) __asm__ volatile("mov $0xc0000082, %%ecx\n rdmsr" ::: "eax", "ecx", "edx");
+  if (!strcmp(how, "rdmsr"))
+    __asm__ volatile("mov $0xc0000082, %%ecx\n rdmsr" ::: "eax", "ecx", "edx");
   if (!strcmp(how, "stack")) return recurse(0);
   if (!strcmp(how, "socket")) return socket(AF_INET, SOCK_STREAM, 0);
   if (!strcmp(how, "fork")) return fork();
@@ -152,7 +159,10 @@ int main(int argc, char** argv) {
     if (write(1, buffer, 1ull << 62) >= 0) return 1;
     if (write(1, (void*)0x7fffc0001000, 16) >= 0) return 2;
     if (read(0, (void*)0xffffffff80000000, 16) > 0) return 3;
-    struct { void* at; uint64_t bytes; } parts[2] = {{buffer, 4}, {(void*)-4096, 1ull << 63}};
+    struct {
+      void* at;
+      uint64_t bytes;
+    } parts[2] = {{buffer, 4}, {(void*)-4096, 1ull << 63}};
     if (syscall(SYS_writev, 1, parts, 2) != 4) return 4;
     if (syscall(SYS_writev, 1, parts, 1ull << 60) >= 0) return 5;
     if (syscall(SYS_poll, buffer, 1ull << 60, 0) >= 0) return 6;

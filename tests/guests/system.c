@@ -18,8 +18,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define EXPECT(condition)                                              \
-  do {                                                                 \
+#define EXPECT(condition)                                                              \
+  do {                                                                                 \
     if (!(condition)) printf("line %d: %s (errno %d)\n", __LINE__, #condition, errno); \
   } while (0)
 

@@ -1,8 +1,8 @@
-/* The main flows with librabbitmq, unmodified: `librabbitmq_client HOST PORT` goes through all of them
- * and prints one line for each; it ends with status 1 at the first that the broker does not support. */
+/* The main flows with librabbitmq, unmodified: `librabbitmq_client HOST PORT` goes through all of
+ * them and prints one line for each; it ends with status 1 at the first that the broker does not
+ * support. */
 #include <amqp.h>
 #include <amqp_tcp_socket.h>
-
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -67,8 +67,8 @@ static amqp_bytes_t declare_queue(amqp_connection_state_t connection, amqp_chann
   return amqp_bytes_malloc_dup(declared->queue);
 }
 
-static void publish(amqp_connection_state_t connection, amqp_channel_t channel, const char* exchange,
-                    amqp_bytes_t key, amqp_bytes_t body) {
+static void publish(amqp_connection_state_t connection, amqp_channel_t channel,
+                    const char* exchange, amqp_bytes_t key, amqp_bytes_t body) {
   amqp_basic_properties_t properties;
   memset(&properties, 0, sizeof properties);
   properties._flags = AMQP_BASIC_DELIVERY_MODE_FLAG | AMQP_BASIC_CORRELATION_ID_FLAG;
@@ -163,8 +163,9 @@ static void confirms(amqp_connection_state_t connection) {
     amqp_frame_t frame;
     amqp_maybe_release_buffers(connection);
     expect(amqp_simple_wait_frame(connection, &frame) == AMQP_STATUS_OK, "a frame");
-    expect(frame.frame_type == AMQP_FRAME_METHOD && frame.payload.method.id == AMQP_BASIC_ACK_METHOD,
-           "basic.ack");
+    expect(
+        frame.frame_type == AMQP_FRAME_METHOD && frame.payload.method.id == AMQP_BASIC_ACK_METHOD,
+        "basic.ack");
     amqp_basic_ack_t* ack = frame.payload.method.decoded;
     confirmed = ack->multiple ? ack->delivery_tag : confirmed + 1;
   }
@@ -178,8 +179,8 @@ static void confirms(amqp_connection_state_t connection) {
 static void channel_error(amqp_connection_state_t connection) {
   flow = "channel error";
   open_channel(connection, 4);
-  amqp_queue_declare(connection, 4, amqp_cstring_bytes("librabbitmq-missing"), /*passive=*/1, 0, 0, 0,
-                     amqp_empty_table);
+  amqp_queue_declare(connection, 4, amqp_cstring_bytes("librabbitmq-missing"), /*passive=*/1, 0, 0,
+                     0, amqp_empty_table);
   amqp_rpc_reply_t reply = amqp_get_rpc_reply(connection);
   expect(reply.reply_type == AMQP_RESPONSE_SERVER_EXCEPTION &&
              reply.reply.id == AMQP_CHANNEL_CLOSE_METHOD,
