@@ -1,6 +1,8 @@
 #include "broker/config.h"
 
+#include <algorithm>
 #include <charconv>
+#include <cstdlib>
 
 #include <CLI/CLI.hpp>
 
@@ -61,8 +63,19 @@ std::variant<Config, int> parse_config(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--check-config", config.check_only, "Check the configuration and end")
       ->configurable(false);
+  // The library would let the file win over the environment. So the environment comes as flags in
+  // front of the real ones, of which the last counts.
+  std::vector<std::string> words;
+  for (CLI::Option* option : app.get_options()) {
+    if (option->get_envname().empty()) continue;
+    option->take_last();
+    const char* value = std::getenv(option->get_envname().c_str());
+    if (value != nullptr) words.push_back("--" + option->get_lnames().front() + "=" + value);
+  }
+  words.insert(words.end(), argv + 1, argv + argc);
+  std::ranges::reverse(words);  // as parse() wants them
   try {
-    app.parse(argc, argv);
+    app.parse(std::move(words));
   } catch (const CLI::ParseError& error) {
     int status = app.exit(error);
     return status == 0 ? 0 : 2;

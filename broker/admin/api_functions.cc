@@ -9,10 +9,6 @@ namespace {
 
 constexpr uint64_t kLogWaitMaxMs = 30'000;
 
-using RequestPtr = std::shared_ptr<Request>;
-
-Response bad_request(std::string_view reason) { return error_response(400, "bad_request", reason); }
-
 uint64_t number(const Request& request, const std::string& name) {
   std::string text = request.query_or(name, "0");
   uint64_t value = 0;

@@ -9,10 +9,6 @@ namespace {
 constexpr size_t kPeekDefault = 10;
 constexpr size_t kPeekMax = 1000;
 
-using RequestPtr = std::shared_ptr<Request>;
-
-Response bad_request(std::string_view reason) { return error_response(400, "bad_request", reason); }
-
 bool flag(const Request& request, const std::string& name) {
   std::string value = request.query_or(name, "false");
   return value == "true" || value == "1";

@@ -29,7 +29,7 @@ std::vector<std::string> segments_of(std::string_view path) {
   return segments;
 }
 
-std::shared_ptr<Request> take_apart(const httplib::Request& from) {
+RequestPtr take_apart(const httplib::Request& from) {
   auto request = std::make_shared<Request>();
   request->method = from.method;
   // The raw target: an encoded slash is part of a name.
@@ -66,6 +66,8 @@ Response error_response(int status, std::string_view error, std::string_view rea
   return {status, {{"error", error}, {"reason", printable(reason)}}};
 }
 
+Response bad_request(std::string_view reason) { return error_response(400, "bad_request", reason); }
+
 Response error_response(const Error& error) {
   switch (error.code) {
     case Code::kNotFound:
@@ -101,6 +103,11 @@ struct HttpServer::Library {
 HttpServer::HttpServer(Shard& shard) : shard_(shard), library_(std::make_unique<Library>()) {
   httplib::Server& server = library_->server;
   server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
+  // The library's own choice, SO_REUSEPORT, would let two brokers share the port.
+  server.set_socket_options([](socket_t socket) {
+    int yes = 1;
+    setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  });
   server.set_payload_max_length(kPayloadMaxBytes);
   auto send = [](const Response& response, httplib::Response& to) {
     to.status = response.status;
@@ -172,7 +179,7 @@ const HttpServer::Route* HttpServer::find(const Request& request, bool& path_kno
   return nullptr;
 }
 
-Response HttpServer::handle(const std::shared_ptr<Request>& request) {
+Response HttpServer::handle(const RequestPtr& request) {
   if (request->path.empty() || request->path.front() != "api") {
     return error_response(404, "not_found", "the administration is below /api");
   }

@@ -30,6 +30,8 @@ struct Request {
   }
 };
 
+using RequestPtr = std::shared_ptr<Request>;
+
 struct Response {
   int status = 200;
   Json body;  // null: none
@@ -37,13 +39,14 @@ struct Response {
 
 // 400 and so on, with RabbitMQ's error object.
 Response error_response(int status, std::string_view error, std::string_view reason);
+Response bad_request(std::string_view reason);
 Response error_response(const Error& error);
 Response error_response(const amqp::ProtocolError& error);
 
 // Answers a request; called once, on the shard's thread, now or later.
 using Respond = std::function<void(Response)>;
 // Runs on the shard's thread.
-using Handler = std::function<void(const std::shared_ptr<Request>&, Respond)>;
+using Handler = std::function<void(const RequestPtr&, Respond)>;
 
 // HTTP for the administration: its own threads parse, authenticate and wait; handlers run on the
 // shard's. A handler that does not answer in time gives the client a 503.
@@ -71,7 +74,7 @@ class HttpServer {
     std::vector<std::string> pattern;
     Handler handler;
   };
-  Response handle(const std::shared_ptr<Request>& request);
+  Response handle(const RequestPtr& request);
   const Route* find(const Request& request, bool& path_known) const;
 
   Shard& shard_;
