@@ -15,6 +15,12 @@
 #include "broker/shard.h"
 #include "storage/rocksdb/rocksdb_store.h"
 
+// jemalloc reads it: memory that a burst took is given back a second after, not whenever.
+extern "C" {
+extern const char* malloc_conf;
+const char* malloc_conf = "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
+}
+
 namespace sluice::broker {
 namespace {
 
