@@ -25,7 +25,7 @@ struct SubscriptionSettings {
   std::string name;
   std::string queue;
   std::string function;
-  uint32_t concurrency = 8;
+  uint32_t concurrency = 32;
   uint32_t attempts_max = 5;
   uint32_t backoff_min_ms = 100;
   uint32_t backoff_max_ms = 30'000;

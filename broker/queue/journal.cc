@@ -6,7 +6,10 @@
 namespace sluice::broker {
 
 Journal::Journal(storage::Store& store, uv_loop_t* loop, Failed failed)
-    : store_(store), failed_(std::move(failed)), wakeup_(loop, [this] { committed(); }) {}
+    : store_(store),
+      failed_(std::move(failed)),
+      wakeup_(loop, [this] { committed(); }),
+      quiet_timer_(loop, [this] { quiet_over_ = true; }) {}
 
 AppendSlot Journal::append(storage::QueueId queue, storage::Sequence sequence,
                            storage::RecordPtr record) {
@@ -43,6 +46,12 @@ void Journal::drop(storage::QueueId queue) {
 
 void Journal::turn_end() {
   if (in_flight_) return;
+  if (!due()) {
+    if (busy() && !quiet_timer_.active()) quiet_timer_.start(kQuietCommitMs);
+    return;
+  }
+  quiet_timer_.stop();
+  quiet_over_ = false;
   for (const auto& queue : consumed_) queue->collect_consumed(*gathering_);
   consumed_.clear();
   if (gathering_->empty()) {

@@ -13,6 +13,10 @@ namespace sluice::broker {
 
 class Queue;
 
+// How long changes may gather that nobody waits for, and how many bytes of messages.
+inline constexpr uint64_t kQuietCommitMs = 5;
+inline constexpr size_t kQuietBytesMax = 1u << 20;
+
 // Where an append sits while it can still be taken back.
 struct AppendSlot {
   uint64_t batch = 0;  // 0: nothing was appended
@@ -22,7 +26,9 @@ struct AppendSlot {
 // A shard's side of the store. Changes gather in one batch while the committer is busy with the one
 // before; at the end of the turn of the loop in which the committer is free, the batch is handed
 // over whole. So everything that one callback changed commits together, and commits are grouped
-// without a timer.
+// without a timer. Where nobody waits for it to be durable (acknowledgements, results, publishes
+// without confirms), the batch may gather for kQuietCommitMs more, because each sync costs as much
+// as hundreds of changes.
 //
 // Owned by the shard's thread. A failed commit ends the process (see Failed): what is on disk is
 // unknown, only a restart can tell.
@@ -60,19 +66,22 @@ class Journal {
     return in_flight_ || !waiting_.empty() || !consumed_.empty() || !gathering_->empty();
   }
   // True where turn_end() would do something now.
-  bool can_hand_over() const { return !in_flight_ && busy(); }
+  bool can_hand_over() const { return !in_flight_ && due(); }
   // Messages' bytes not yet durable: publishers are held back when it is large.
   size_t unwritten_bytes() const { return gathering_bytes_ + in_flight_bytes_; }
 
-  // Hands the batch over if the committer is free.
+  // Hands the batch over if the committer is free and the batch is due.
   void turn_end();
 
  private:
   void committed();
+  bool due() const { return !waiting_.empty() || quiet_over_ || gathering_bytes_ > kQuietBytesMax; }
 
   storage::Store& store_;
   Failed failed_;
   net::Wakeup wakeup_;
+  net::Timer quiet_timer_;
+  bool quiet_over_ = false;
 
   uint64_t batch_number_ = 1;
   std::unique_ptr<storage::Batch> gathering_ = std::make_unique<storage::Batch>();

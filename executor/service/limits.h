@@ -20,9 +20,11 @@ inline constexpr size_t kOutboxBytesMax = 128ull << 20;
 inline constexpr size_t kFramesPerWrite = 256;  // two iovecs each; Linux takes 1024
 
 inline constexpr unsigned kWorkersMax = 256;
-// More workers than CPUs, while one function gets as many as there are CPUs: so functions whose
-// calls loop or sleep until their timeout do not hold up the others.
 inline constexpr unsigned kWorkersPerCpu = 4;
+// How many of them one function may take, per CPU. Fewer than all: so functions whose calls loop or
+// sleep until their timeout do not hold up the others. More than one: entering and leaving a VM may
+// put the thread to sleep (a software KVM does), which is when another call can run.
+inline constexpr unsigned kSharePerCpu = 2;
 // Warm sandboxes that one worker keeps; the one not used for longest goes first.
 inline constexpr size_t kWarmSandboxesMax = 256;
 // A worker without a call for so long gives its warm sandboxes up.

@@ -21,8 +21,10 @@ unsigned workers_of(const Service::Options& options) {
   return std::min(options.workers != 0 ? options.workers : cpus() * kWorkersPerCpu, kWorkersMax);
 }
 
-// What one function may take: as much as the CPUs can do, and never all workers.
-unsigned share_of(unsigned workers) { return std::max(1u, std::min(cpus(), workers / 2)); }
+// What one function may take: never all workers.
+unsigned share_of(unsigned workers) {
+  return std::max(1u, std::min(kSharePerCpu * cpus(), workers / 2));
+}
 
 }  // namespace
 

@@ -28,6 +28,11 @@ class QueueTest : public testing::Test {
   void publish(const std::string& text, bool persistent = true) {
     queue_->publish(record(text), persistent);
   }
+  // The end of a turn in which somebody waits for what was changed.
+  void turn_end() {
+    journal_->when_durable([] {});
+    journal_->turn_end();
+  }
   // Ends the commit in flight and lets the shard see it.
   void finish(Expected<> outcome = {}) {
     store_.finish(std::move(outcome));
@@ -67,43 +72,62 @@ TEST_F(QueueTest, ReturnedMessagesComeFirstInOrderAndRedelivered) {
 
 TEST_F(QueueTest, AckedBeforeItsBatchIsWrittenIsNeverWritten) {
   publish("in flight");
-  journal_->turn_end();
+  turn_end();
   publish("gathering");
   Entry first = *queue_->take(), second = *queue_->take();
   queue_->settle(second);
   bool durable = false;
   journal_->when_durable([&] { durable = true; });
   finish();
-  journal_->turn_end();
+  turn_end();
   EXPECT_TRUE(durable);
   EXPECT_TRUE(store_.waiting.empty());
   EXPECT_EQ(store_.messages.size(), 1u);
   queue_->settle(first);
-  journal_->turn_end();
+  turn_end();
   finish();
   EXPECT_TRUE(store_.messages.empty());
 }
 
 TEST_F(QueueTest, OneCommitInFlightTheNextGathers) {
   publish("a");
-  journal_->turn_end();
+  turn_end();
   publish("b");
   publish("c");
-  journal_->turn_end();
+  turn_end();
   EXPECT_EQ(store_.waiting.size(), 1u);
   finish();
-  journal_->turn_end();
+  turn_end();
   ASSERT_EQ(store_.waiting.size(), 1u);
   EXPECT_EQ(store_.waiting.front().batch->appends.size(), 2u);
   finish();
 }
 
-TEST_F(QueueTest, TransientMessagesAreNotWritten) {
-  publish("t", false);
+TEST_F(QueueTest, WhatNobodyWaitsForIsCommittedSoonAllTheSame) {
+  publish("a");
   journal_->turn_end();
   EXPECT_TRUE(store_.waiting.empty());
-  queue_->settle(*queue_->take());
+  while (store_.waiting.empty()) {
+    uv_run(&loop_, UV_RUN_ONCE);
+    journal_->turn_end();
+  }
+  finish();
+  EXPECT_EQ(store_.messages.size(), 1u);
+  publish("b");
   journal_->turn_end();
+  EXPECT_TRUE(store_.waiting.empty());
+  journal_->when_durable([] {});
+  journal_->turn_end();
+  EXPECT_EQ(store_.waiting.size(), 1u);
+  finish();
+}
+
+TEST_F(QueueTest, TransientMessagesAreNotWritten) {
+  publish("t", false);
+  turn_end();
+  EXPECT_TRUE(store_.waiting.empty());
+  queue_->settle(*queue_->take());
+  turn_end();
   EXPECT_TRUE(store_.waiting.empty());
 }
 
@@ -111,7 +135,7 @@ TEST_F(QueueTest, FailedCommitReachesTheOwnerAndConfirmsNothing) {
   publish("a");
   bool durable = false;
   journal_->when_durable([&] { durable = true; });
-  journal_->turn_end();
+  turn_end();
   finish(fail(Code::kIo, "no space left"));
   EXPECT_TRUE(failure_.has_value());
   EXPECT_FALSE(durable);
@@ -124,7 +148,7 @@ TEST_F(QueueTest, RemovedQueueTakesItsUnwrittenMessagesAlong) {
   queue_->remove();
   queue_->settle(out);
   queue_->requeue(out);
-  journal_->turn_end();
+  turn_end();
   finish();
   EXPECT_TRUE(store_.messages.empty());
 }
@@ -177,11 +201,11 @@ TEST_F(QueueTest, DiskFollowsTheQueueInAnyOrderOfEvents) {
         break;
       default:
         if (!store_.waiting.empty()) finish();
-        journal_->turn_end();
+        turn_end();
     }
   }
   while (journal_->busy() || !store_.waiting.empty()) {
-    journal_->turn_end();
+    turn_end();
     if (!store_.waiting.empty()) finish();
   }
   std::map<storage::Sequence, std::string> on_disk;
@@ -259,7 +283,7 @@ TEST_F(QueueTest, ConfirmsAreDueWhenDurableAndUseMultiple) {
   };
   stored();
   stored();
-  journal_->turn_end();
+  turn_end();
   stored();
   confirms->published_now();  // tag 4: not stored, so due before tag 3
   EXPECT_EQ(confirms->flush(), 1u);
@@ -267,14 +291,14 @@ TEST_F(QueueTest, ConfirmsAreDueWhenDurableAndUseMultiple) {
   finish();
   confirms->flush();
   EXPECT_EQ(acks.back(), std::pair(uint64_t{2}, true));
-  journal_->turn_end();
+  turn_end();
   confirms->flush();
   EXPECT_EQ(acks.size(), 2u);
   finish();
   confirms->flush();
   EXPECT_EQ(acks.back(), std::pair(uint64_t{3}, false));
   stored();
-  journal_->turn_end();
+  turn_end();
   finish();
   confirms->flush();
   // 4 was acknowledged before, so 5 is the oldest outstanding.
