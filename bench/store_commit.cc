@@ -116,7 +116,7 @@ struct Queue {
     auto start = Clock::now();
     size_t count = 0;
     for (Sequence from = 1;;) {
-      auto found = store.read(id, from, 1000, 1 << 20);
+      auto found = store.read(id, {from, ~storage::Sequence{0}}, 1000, 1 << 20);
       if (!found || found->empty()) break;
       count += found->size();
       from = found->back().sequence + 1;

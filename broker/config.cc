@@ -54,6 +54,12 @@ std::variant<Config, int> parse_config(int argc, char** argv) {
       ->capture_default_str();
   add_address(app, "--listen", "SLUICE_LISTEN", config.listen, "AMQP; port 0 lets the kernel pick");
   add_address(app, "--admin", "SLUICE_ADMIN", config.admin, "Administration over HTTP");
+  app.add_option("--message-memory", config.message_memory_bytes,
+                 "What messages may take in RAM, with a unit; the others wait on disk [256MiB]")
+      ->envname("SLUICE_MESSAGE_MEMORY")
+      ->type_name("SIZE")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false))
+      ->check(CLI::Range(size_t{kMessageMemoryMinBytes}, SIZE_MAX));
   app.add_option("--executor", config.executor, "The sluice-executor program [beside sluiced]")
       ->envname("SLUICE_EXECUTOR")
       ->type_name("FILE");

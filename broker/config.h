@@ -11,6 +11,8 @@ struct Address {
   uint16_t port = 0;
 };
 
+inline constexpr size_t kMessageMemoryMinBytes = 1u << 20;
+
 // What the broker is started with. Each option is a flag, an entry of the TOML file that --config
 // names, and an environment variable (SLUICE_ and the flag in capitals); the flag wins, then the
 // variable, then the file.
@@ -18,7 +20,8 @@ struct Config {
   std::string data_dir = "sluice-data";
   Address listen{"127.0.0.1", 5672};
   Address admin{"127.0.0.1", 15672};
-  std::string executor;  // path of sluice-executor; empty: beside this program
+  size_t message_memory_bytes = 256u << 20;  // what messages may take in RAM
+  std::string executor;                      // path of sluice-executor; empty: beside this program
   std::string log_level = "info";
   bool check_only = false;
 };

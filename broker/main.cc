@@ -86,7 +86,8 @@ class Process {
     if (!store) return fail_start(store.error());
     store_ = std::move(*store);
     uv_loop_t* loop = uv_default_loop();
-    shard_ = std::make_unique<Shard>(loop, *store_, node_name(), store_failed);
+    shard_ = std::make_unique<Shard>(loop, *store_, node_name(), config_.message_memory_bytes,
+                                     store_failed);
     if (auto done = shard_->virtual_host().recover(*store_); !done) {
       return fail_start(done.error());
     }
@@ -133,7 +134,7 @@ class Process {
   int close() {
     std::vector<storage::Store::Delivered> delivered;
     for (const auto& [name, queue] : shard_->virtual_host().queues()) {
-      if (queue->id() != 0) delivered.push_back({queue->id(), queue->delivered_below()});
+      if (queue->durable()) delivered.push_back({queue->id(), queue->delivered_below()});
     }
     if (auto closed = store_->close(delivered); !closed) {
       spdlog::critical("{}", closed.error().message);

@@ -2,14 +2,18 @@
 
 namespace sluice::broker {
 
-Shard::Shard(uv_loop_t* loop, storage::Store& store, std::string node_name, Journal::Failed failed)
+Shard::Shard(uv_loop_t* loop, storage::Store& store, std::string node_name,
+             size_t message_bytes_max, Journal::Failed failed)
     : loop_(loop),
+      resident_(message_bytes_max),
       journal_(store, loop, std::move(failed)),
-      virtual_host_(journal_, "/"),
+      virtual_host_(journal_, resident_, "/"),
       server_(loop, virtual_host_, std::move(node_name)),
       posted_wakeup_(loop, [this] { run_posted(); }),
       turn_end_(loop, [this] {
-        // The journal first: what it finds durable makes confirms due, which make output.
+        // What is to leave the RAM may have to be written. Then the journal: what it finds durable
+        // makes confirms due, which make output.
+        resident_.turn_end();
         journal_.turn_end();
         server_.turn_end();
         // What these made to do has to wait for the next turn: let there be one.

@@ -21,7 +21,9 @@ namespace sluice::broker {
 class Shard {
  public:
   // `failed` is called, on the shard's thread, when the store can not go on: see Journal::Failed.
-  Shard(uv_loop_t* loop, storage::Store& store, std::string node_name, Journal::Failed failed);
+  // `message_bytes_max` is what all messages of the process may take in RAM.
+  Shard(uv_loop_t* loop, storage::Store& store, std::string node_name, size_t message_bytes_max,
+        Journal::Failed failed);
 
   // Runs `work` on the shard's thread, from any thread; in order. Work that is posted when the
   // shard is stopping may not run: whoever waits for it must give up at some time.
@@ -36,6 +38,7 @@ class Shard {
   void run_posted();
 
   uv_loop_t* loop_;
+  ResidentSet resident_;
   Journal journal_;
   VirtualHost virtual_host_;
   Server server_;

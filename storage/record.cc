@@ -7,13 +7,13 @@ namespace sluice::storage {
 namespace {
 // Room for the table, its vtable and the vectors' length fields, so that the builder allocates
 // once.
-constexpr size_t kOverheadBytes = 128;
+constexpr size_t kTableBytes = 128;
 }  // namespace
 
 RecordPtr Record::make(const Parts& parts) {
   flatbuffers::FlatBufferBuilder builder(parts.exchange.size() + parts.routing_key.size() +
                                          parts.properties.size() + parts.body.size() +
-                                         kOverheadBytes);
+                                         kTableBytes);
   auto body = builder.CreateVector(parts.body.data(), parts.body.size());
   auto properties = builder.CreateVector(parts.properties.data(), parts.properties.size());
   auto routing_key = builder.CreateString(parts.routing_key.data(), parts.routing_key.size());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -38,9 +39,21 @@ class Record {
   std::span<const uint8_t> body() const { return view(message().body()); }
   int64_t published_at_ms() const { return message().published_at_ms(); }
 
-  explicit Record(flatbuffers::DetachedBuffer buffer) : buffer_(std::move(buffer)) {}
+  // What all records of the process take, their bookkeeping included.
+  static size_t resident_bytes() { return resident_bytes_.load(std::memory_order_relaxed); }
+
+  explicit Record(flatbuffers::DetachedBuffer buffer) : buffer_(std::move(buffer)) {
+    resident_bytes_.fetch_add(footprint(), std::memory_order_relaxed);
+  }
+  ~Record() { resident_bytes_.fetch_sub(footprint(), std::memory_order_relaxed); }
+  Record(const Record&) = delete;
+  Record& operator=(const Record&) = delete;
 
  private:
+  // A record's own fields, its counts, and what the allocator adds.
+  static constexpr size_t kOverheadBytes = 112;
+  size_t footprint() const { return buffer_.size() + kOverheadBytes; }
+
   const schema::Message& message() const { return *schema::GetMessage(buffer_.data()); }
   static std::string_view view(const flatbuffers::String* s) {
     return s ? std::string_view(s->c_str(), s->size()) : std::string_view();
@@ -48,6 +61,8 @@ class Record {
   static std::span<const uint8_t> view(const flatbuffers::Vector<uint8_t>* v) {
     return v ? std::span<const uint8_t>(v->data(), v->size()) : std::span<const uint8_t>();
   }
+
+  static inline std::atomic<size_t> resident_bytes_ = 0;
 
   flatbuffers::DetachedBuffer buffer_;
 };

@@ -20,6 +20,13 @@ using QueueId = uint64_t;
 // anything was stored under it.
 using Sequence = uint64_t;
 
+// [first, end)
+struct SequenceRange {
+  Sequence first;
+  Sequence end;
+  bool operator==(const SequenceRange&) const = default;
+};
+
 // The kinds of definition the catalog holds; values are schemas/catalog.fbs records, which the
 // store neither reads nor checks.
 enum class CatalogKind : uint8_t { kQueue = 1, kExchange, kBinding, kFunction, kSubscription };
@@ -39,10 +46,18 @@ class Batch {
     Sequence sequence;
     RecordPtr record;  // null: cancelled (acknowledged before it was written), skip it
   };
-  // Every message of `queue` below `watermark` is consumed.
+  // Where a queue stands once the batch is applied: every message below `watermark` is consumed,
+  // and so are `purged`, ranges above it. The last one of a queue counts. `below`, `count` and
+  // `bytes` are a sum that spares recovery the counting: of the messages that are there, so many
+  // have a sequence under `below`. Recovery counts the rest, so `below` may lag behind what is
+  // appended; but a batch that consumes something under the last `below` must say it anew.
   struct Advance {
     QueueId queue;
     Sequence watermark;
+    Sequence below = 0;
+    uint64_t count = 0;
+    uint64_t bytes = 0;  // of records
+    std::vector<SequenceRange> purged;
   };
   // One message at or above the watermark is consumed.
   struct Remove {
@@ -86,8 +101,11 @@ struct StoredMessage {
 
 // What is known of a queue's messages at start.
 struct QueuePosition {
-  Sequence watermark = 1;  // lowest sequence that may still be there
-  Sequence next = 1;       // the first sequence that was never stored
+  Sequence watermark = 1;             // lowest sequence that may still be there
+  Sequence next = 1;                  // the first sequence that was never stored
+  uint64_t count = 0;                 // messages that are there
+  uint64_t bytes = 0;                 // their records'
+  std::vector<SequenceRange> purged;  // above the watermark: consumed as well
   // Messages below this one may have been delivered before. Exact after close(), otherwise `next`.
   Sequence delivered = 1;
 };
@@ -119,10 +137,13 @@ class Store {
   // For recovery, before the first commit that names the queue.
   virtual Expected<QueuePosition> position(QueueId queue) = 0;
 
-  // The messages of `queue` from `from` on, in order, at most `count_max` of them and no more once
-  // `bytes_max` is passed (at least one where there is one).
-  virtual Expected<std::vector<StoredMessage>> read(QueueId queue, Sequence from, size_t count_max,
-                                                    size_t bytes_max) = 0;
+  // All queues that have a position or messages: a spilled transient queue is in no catalog.
+  virtual Expected<std::vector<QueueId>> queues() = 0;
+
+  // The messages of `queue` in `range`, in order, at most `count_max` of them and no more once
+  // `bytes_max` is passed (at least one where there is one). Purged ones are not left out.
+  virtual Expected<std::vector<StoredMessage>> read(QueueId queue, SequenceRange range,
+                                                    size_t count_max, size_t bytes_max) = 0;
 
   struct Delivered {
     QueueId queue;

@@ -112,7 +112,7 @@ class Topology {
       return bad_request("count is a number up to " + std::to_string(kPeekMax));
     }
     Json list = Json::array();
-    for (const Entry* entry : (*queue)->peek(count)) list.push_back(view(*entry));
+    for (const Entry& entry : (*queue)->peek(count)) list.push_back(view(entry));
     return {200, list};
   }
 

@@ -1,12 +1,13 @@
 #include "broker/queue/journal.h"
 
 #include "base/check.h"
-#include "broker/queue/queue.h"
+#include "broker/queue/backlog.h"
 
 namespace sluice::broker {
 
 Journal::Journal(storage::Store& store, uv_loop_t* loop, Failed failed)
     : store_(store),
+      loop_(loop),
       failed_(std::move(failed)),
       wakeup_(loop, [this] { committed(); }),
       quiet_timer_(loop, [this] { quiet_over_ = true; }) {}
@@ -44,6 +45,32 @@ void Journal::drop(storage::QueueId queue) {
   gathering_->dropped_queues.push_back(queue);
 }
 
+void Journal::read(storage::QueueId queue, storage::SequenceRange range, size_t count_max,
+                   size_t bytes_max, std::function<void(Page)> done) {
+  struct Request {
+    uv_work_t work;
+    std::function<Page()> read;
+    Page page;
+    std::function<void(Page)> done;
+  };
+  auto* request =
+      new Request{.read = [&store = store_, queue, range, count_max,
+                           bytes_max] { return store.read(queue, range, count_max, bytes_max); },
+                  .done = std::move(done)};
+  request->work.data = request;
+  int status = uv_queue_work(
+      loop_, &request->work,
+      [](uv_work_t* work) {
+        auto* self = static_cast<Request*>(work->data);
+        self->page = self->read();
+      },
+      [](uv_work_t* work, int) {
+        std::unique_ptr<Request> self(static_cast<Request*>(work->data));
+        self->done(std::move(self->page));
+      });
+  CHECK(status == 0);
+}
+
 void Journal::turn_end() {
   if (in_flight_) return;
   if (!due()) {
@@ -52,8 +79,8 @@ void Journal::turn_end() {
   }
   quiet_timer_.stop();
   quiet_over_ = false;
-  for (const auto& queue : consumed_) queue->collect_consumed(*gathering_);
-  consumed_.clear();
+  for (const auto& backlog : changed_) backlog->collect(*gathering_);
+  changed_.clear();
   if (gathering_->empty()) {
     gathering_->clear();  // cancelled appends
     ++batch_number_;

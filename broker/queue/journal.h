@@ -7,15 +7,12 @@
 #include <vector>
 
 #include "broker/net/handles.h"
+#include "broker/queue/limits.h"
 #include "storage/store.h"
 
 namespace sluice::broker {
 
-class Queue;
-
-// How long changes may gather that nobody waits for, and how many bytes of messages.
-inline constexpr uint64_t kQuietCommitMs = 5;
-inline constexpr size_t kQuietBytesMax = 1u << 20;
+class Backlog;
 
 // Where an append sits while it can still be taken back.
 struct AppendSlot {
@@ -54,8 +51,25 @@ class Journal {
   // Changes whenever a batch is handed over: work of one number commits together.
   uint64_t batch_number() const { return batch_number_; }
 
-  // The queue's consumed positions are asked for when the batch is handed over.
-  void mark_consumed(std::shared_ptr<Queue> queue) { consumed_.push_back(std::move(queue)); }
+  // The backlog is asked for what changed when the batch is handed over.
+  void mark_changed(std::shared_ptr<Backlog> backlog) { changed_.push_back(std::move(backlog)); }
+
+  // Whether an append is on disk (or was never made).
+  bool committed(const AppendSlot& slot) const {
+    return slot.batch < (in_flight_ ? batch_number_ - 1 : batch_number_);
+  }
+
+  using Page = Expected<std::vector<storage::StoredMessage>>;
+  // Reads committed messages on another thread and calls back on a later turn.
+  void read(storage::QueueId queue, storage::SequenceRange range, size_t count_max,
+            size_t bytes_max, std::function<void(Page)> done);
+  // The same at once: blocks the shard.
+  Page read_now(storage::QueueId queue, storage::SequenceRange range, size_t count_max,
+                size_t bytes_max) {
+    return store_.read(queue, range, count_max, bytes_max);
+  }
+  // What should be in the store is not: ends the process, as a failed commit does.
+  void fail_reading(const Error& error) { failed_(error); }
 
   // Calls back when all that gathered up to now is durable, in order; at the end of this turn where
   // nothing needs writing.
@@ -63,7 +77,7 @@ class Journal {
 
   // True where a commit is being written or changes wait for one.
   bool busy() const {
-    return in_flight_ || !waiting_.empty() || !consumed_.empty() || !gathering_->empty();
+    return in_flight_ || !waiting_.empty() || !changed_.empty() || !gathering_->empty();
   }
   // True where turn_end() would do something now.
   bool can_hand_over() const { return !in_flight_ && due(); }
@@ -78,6 +92,7 @@ class Journal {
   bool due() const { return !waiting_.empty() || quiet_over_ || gathering_bytes_ > kQuietBytesMax; }
 
   storage::Store& store_;
+  uv_loop_t* const loop_;
   Failed failed_;
   net::Wakeup wakeup_;
   net::Timer quiet_timer_;
@@ -87,7 +102,7 @@ class Journal {
   std::unique_ptr<storage::Batch> gathering_ = std::make_unique<storage::Batch>();
   size_t gathering_bytes_ = 0;
   std::vector<std::function<void()>> waiting_;
-  std::vector<std::shared_ptr<Queue>> consumed_;
+  std::vector<std::shared_ptr<Backlog>> changed_;
 
   bool in_flight_ = false;
   size_t in_flight_bytes_ = 0;

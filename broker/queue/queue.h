@@ -1,9 +1,7 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <list>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -11,25 +9,14 @@
 #include <vector>
 
 #include "broker/amqp/table.h"
+#include "broker/queue/backlog.h"
 #include "broker/queue/journal.h"
-#include "broker/queue/sequence_set.h"
+#include "broker/queue/resident_set.h"
 #include "storage/store.h"
 
 namespace sluice::broker {
 
 class Queue;
-
-// A message in a queue. Whoever takes one out gives it back to the queue exactly once: settle() or
-// requeue().
-struct Entry {
-  storage::Sequence sequence = 0;
-  storage::RecordPtr record;
-  uint32_t attempts = 0;  // by subscriptions
-  bool redelivered = false;
-  bool failed_over = false;  // an executor was lost under it once
-  bool stored = false;       // is on disk or on its way there
-  AppendSlot slot;
-};
 
 // Something that a queue pushes messages to: an AMQP consumer or a subscription.
 class Consumer {
@@ -55,17 +42,18 @@ struct QueueSettings {
   amqp::Table arguments;
 };
 
-// A queue: ready messages, those that are out, and its consumers. An actor of its shard's thread.
-// Held by shared_ptr because messages that are out outlive a deleted queue; after deletion, giving
-// them back has no effect.
+// A queue: its messages (broker/queue/backlog.h), how many of them are out, and its consumers. An
+// actor of its shard's thread. Held by shared_ptr because messages that are out outlive a deleted
+// queue; after deletion, giving them back has no effect.
 class Queue : public std::enable_shared_from_this<Queue> {
  public:
-  // `id` is 0 for a queue whose messages are never stored.
-  Queue(Journal& journal, storage::QueueId id, QueueSettings settings);
+  Queue(Journal& journal, ResidentSet& resident, storage::QueueId id, QueueSettings settings);
 
   const QueueSettings& settings() const { return settings_; }
   const std::string& name() const { return settings_.name; }
-  storage::QueueId id() const { return id_; }
+  storage::QueueId id() const { return backlog_->id(); }
+  // Whether it is there after a restart. An exclusive queue ends with its connection, so it is not.
+  bool durable() const { return settings_.durable && !settings_.exclusive; }
   // The connection that an exclusive queue belongs to; only compared.
   const void* owner = nullptr;
   // Set by routing to deliver a message once, however many bindings match.
@@ -74,7 +62,7 @@ class Queue : public std::enable_shared_from_this<Queue> {
   // Appends a message. `persistent` ones are written if the queue stores any; true where that is
   // so.
   bool publish(storage::RecordPtr record, bool persistent);
-  // Takes the oldest ready message.
+  // Takes the oldest ready message; where it is not in RAM this reads it, blocking the shard.
   std::optional<Entry> take();
 
   // The message is done with: it leaves the queue for good.
@@ -82,12 +70,15 @@ class Queue : public std::enable_shared_from_this<Queue> {
   // The message goes back to its place, redelivered.
   void requeue(Entry entry);
   // Records how often a subscription tried the message.
-  void note_attempts(const Entry& entry);
+  void note_attempts(const Entry& entry) { backlog_->note_attempts(entry); }
+  // See Backlog.
+  void release(Entry& entry) const { backlog_->release(entry); }
+  bool reload(Entry& entry) { return backlog_->reload(entry); }
 
   // Removes all ready messages and returns how many there were.
-  size_t purge();
-  // The first `count_max` ready messages, which stay.
-  std::vector<const Entry*> peek(size_t count_max) const;
+  size_t purge() { return backlog_->purge(); }
+  // The first `count_max` ready messages, which stay; may read from disk.
+  std::vector<Entry> peek(size_t count_max) { return backlog_->peek(count_max); }
 
   void add_consumer(Consumer* consumer, bool exclusive);
   void remove_consumer(Consumer* consumer);
@@ -97,36 +88,25 @@ class Queue : public std::enable_shared_from_this<Queue> {
   size_t consumer_count() const { return consumers_.size(); }
   bool had_consumers() const { return had_consumers_; }
 
-  size_t ready_count() const { return ready_.size() + returned_.size(); }
+  size_t ready_count() const { return backlog_->ready_count(); }
   size_t unacked_count() const { return unacked_count_; }
 
-  // Loads what the store holds. For a durable queue, once, before anything else.
-  Expected<> recover(storage::Store& store);
+  // For a durable queue, once, before anything else.
+  Expected<> recover(storage::Store& store) { return backlog_->recover(store); }
   // Below this sequence messages may have been delivered; for the store's clean stop.
-  storage::Sequence delivered_below() const { return delivered_below_; }
+  storage::Sequence delivered_below() const { return backlog_->delivered_below(); }
 
   // Ends it: consumers are told, messages are gone, in the store too.
   void remove();
   bool removed() const { return removed_; }
 
-  // For the journal: what was consumed since the last batch.
-  void collect_consumed(storage::Batch& batch);
-
  private:
-  Entry pop();
+  Entry take_out();
   void pump();
-  void note_consumed(const Entry& entry);
 
-  Journal& journal_;
-  const storage::QueueId id_;
   const QueueSettings settings_;
-
-  std::deque<Entry> ready_;
-  // Given back: always older than anything in ready_, because that is taken in order.
-  std::map<storage::Sequence, Entry> returned_;
+  const std::shared_ptr<Backlog> backlog_;
   size_t unacked_count_ = 0;
-  storage::Sequence next_sequence_ = 1;
-  storage::Sequence delivered_below_ = 1;
 
   std::unordered_set<Consumer*> consumers_;
   std::list<Consumer*> takers_;  // those that may take, in turn
@@ -134,11 +114,6 @@ class Queue : public std::enable_shared_from_this<Queue> {
   bool had_consumers_ = false;
   bool pumping_ = false;
   bool removed_ = false;
-
-  SequenceSet consumed_;
-  std::vector<storage::Sequence> unwritten_removes_;
-  bool watermark_unwritten_ = false;
-  bool in_journal_ = false;
 };
 
 }  // namespace sluice::broker

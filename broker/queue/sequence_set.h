@@ -1,6 +1,8 @@
 #pragma once
 
+#include <algorithm>
 #include <map>
+#include <vector>
 
 #include "base/check.h"
 #include "storage/store.h"
@@ -12,6 +14,7 @@ namespace sluice::broker {
 class SequenceSet {
  public:
   using Sequence = storage::Sequence;
+  using Range = storage::SequenceRange;
 
   Sequence watermark() const { return watermark_; }
   // How many ranges lie above the watermark.
@@ -23,31 +26,47 @@ class SequenceSet {
     watermark_ = watermark;
   }
 
-  // Adds [first, end), none of which may be in the set.
+  // Adds all of [first, end), some of which may be in the set.
   void add(Sequence first, Sequence end) {
-    if (first == end) return;
-    CHECK(first < end && first >= watermark_);
-    auto next = ahead_.lower_bound(first);
-    CHECK(next == ahead_.end() || end <= next->first);
-    if (next != ahead_.end() && next->first == end) {
-      end = next->second;
+    first = std::max(first, watermark_);
+    if (first >= end) return;
+    auto next = ahead_.upper_bound(first);
+    if (next != ahead_.begin()) {
+      auto previous = std::prev(next);
+      if (previous->second >= first) {
+        first = previous->first;
+        end = std::max(end, previous->second);
+        next = ahead_.erase(previous);
+      }
+    }
+    while (next != ahead_.end() && next->first <= end) {
+      end = std::max(end, next->second);
       next = ahead_.erase(next);
     }
     if (first == watermark_) {
       watermark_ = end;
-      return;
+    } else {
+      ahead_.emplace_hint(next, first, end);
     }
-    if (next != ahead_.begin()) {
-      auto previous = std::prev(next);
-      CHECK(previous->second <= first);
-      if (previous->second == first) {
-        previous->second = end;
-        return;
-      }
-    }
-    ahead_.emplace_hint(next, first, end);
   }
-  void add(Sequence sequence) { add(sequence, sequence + 1); }
+  void add(Sequence sequence) {
+    // The usual case: in order, with nothing ahead.
+    if (sequence == watermark_ && ahead_.empty()) {
+      ++watermark_;
+    } else {
+      add(sequence, sequence + 1);
+    }
+  }
+
+  // The first run of positions that are not in the set, of those from `from` on and below `end`.
+  // Empty (first == end) where there is none.
+  Range first_gap(Sequence from, Sequence end) const {
+    from = std::max(from, watermark_);
+    auto next = ahead_.upper_bound(from);
+    if (next != ahead_.begin()) from = std::max(from, std::prev(next)->second);
+    if (from >= end) return {end, end};
+    return {from, next == ahead_.end() ? end : std::min(end, next->first)};
+  }
 
  private:
   Sequence watermark_ = 1;

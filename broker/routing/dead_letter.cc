@@ -59,11 +59,11 @@ void add_death(amqp::Table& headers, const Queue& queue, const Entry& entry,
   headers.set("x-last-death-exchange", exchange);
 }
 
-void VirtualHost::reject(Queue& queue, const Entry& entry) {
+void VirtualHost::reject(Queue& queue, Entry entry) {
   const amqp::Table& arguments = queue.settings().arguments;
   const amqp::Field* exchange = arguments.find("x-dead-letter-exchange");
   bool published = false;
-  if (exchange != nullptr && !queue.removed()) {
+  if (exchange != nullptr && !queue.removed() && queue.reload(entry)) {
     auto properties = amqp::Properties::of_stored(entry.record->properties());
     if (!properties.headers) properties.headers.emplace();
     add_death(*properties.headers, queue, entry, "rejected");

@@ -70,8 +70,8 @@ bool same_arguments(const amqp::Table& a, const amqp::Table& b) {
 
 }  // namespace
 
-VirtualHost::VirtualHost(Journal& journal, std::string name)
-    : journal_(journal), name_(std::move(name)) {
+VirtualHost::VirtualHost(Journal& journal, ResidentSet& resident, std::string name)
+    : journal_(journal), resident_(resident), name_(std::move(name)) {
   for (const auto& [exchange, type] : kPredeclared) {
     ExchangeSettings settings{.name = exchange, .type = type, .durable = true};
     settings.internal = settings.name == "amq.rabbitmq.trace";
@@ -184,9 +184,7 @@ amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings se
     return std::unexpected(checked.error());
   }
   bool exclusive = settings.exclusive;
-  // An exclusive queue ends with its connection, so there is nothing to keep over a restart.
-  storage::QueueId id = settings.durable && !exclusive ? new_queue_id() : 0;
-  auto queue = std::make_shared<Queue>(journal_, id, std::move(settings));
+  auto queue = std::make_shared<Queue>(journal_, resident_, new_queue_id(), std::move(settings));
   if (exclusive) queue->owner = connection;
   save(*queue);
   queues_.emplace(queue->name(), queue);

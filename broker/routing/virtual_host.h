@@ -38,9 +38,9 @@ struct Published {
 // identity for exclusive queues; null for the administration, which may not touch those.
 class VirtualHost {
  public:
-  VirtualHost(Journal& journal, std::string name);
+  VirtualHost(Journal& journal, ResidentSet& resident, std::string name);
 
-  // Loads the durable definitions and the queues' messages. Once, before anything else.
+  // Loads the durable definitions and where the queues stand. Once, before anything else.
   Expected<> recover(storage::Store& store);
 
   const std::string& name() const { return name_; }
@@ -85,7 +85,7 @@ class VirtualHost {
 
   // Ends a message that was taken out of `queue`: to the queue's dead-letter exchange where it has
   // one, else it is discarded and counted. Its settling and the publishing commit together.
-  void reject(Queue& queue, const Entry& entry);
+  void reject(Queue& queue, Entry entry);
   const std::map<std::string, std::shared_ptr<Queue>, std::less<>>& queues() const {
     return queues_;
   }
@@ -105,10 +105,12 @@ class VirtualHost {
   void forget(const Exchange& exchange, const Binding& binding);
   Expected<> recover_exchanges(storage::Store& store);
   Expected<> recover_queues(storage::Store& store);
+  Expected<> drop_unknown_queues(storage::Store& store);
   Expected<> recover_bindings(storage::Store& store);
   storage::QueueId new_queue_id();
 
   Journal& journal_;
+  ResidentSet& resident_;
   const std::string name_;
   Counters counters_;
   std::map<std::string, std::unique_ptr<Exchange>, std::less<>> exchanges_;

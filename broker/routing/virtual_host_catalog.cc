@@ -1,4 +1,6 @@
 // How exchanges, queues and bindings are kept in the catalog, and come back at start.
+#include <unordered_set>
+
 #include <flatbuffers/flatbuffers.h>
 
 #include "base/check.h"
@@ -75,7 +77,7 @@ void VirtualHost::save(const Exchange& exchange) {
 }
 
 void VirtualHost::save(const Queue& queue) {
-  if (queue.id() == 0) return;
+  if (!queue.durable()) return;
   flatbuffers::FlatBufferBuilder builder;
   auto arguments = add_table(builder, queue.settings().arguments);
   auto name = builder.CreateString(queue.name());
@@ -85,7 +87,7 @@ void VirtualHost::save(const Queue& queue) {
 }
 
 void VirtualHost::save(const Exchange& exchange, const Binding& binding) {
-  if (!exchange.settings().durable || binding.queue->id() == 0) return;
+  if (!exchange.settings().durable || !binding.queue->durable()) return;
   flatbuffers::FlatBufferBuilder builder;
   auto arguments = add_table(builder, binding.arguments);
   auto source = builder.CreateString(exchange.settings().name);
@@ -103,12 +105,12 @@ void VirtualHost::forget(const Exchange& exchange) {
 }
 
 void VirtualHost::forget(const Queue& queue) {
-  if (queue.id() == 0) return;
+  if (!queue.durable()) return;
   journal_.changes().definitions.push_back({CatalogKind::kQueue, queue.name(), std::nullopt});
 }
 
 void VirtualHost::forget(const Exchange& exchange, const Binding& binding) {
-  if (!exchange.settings().durable || binding.queue->id() == 0) return;
+  if (!exchange.settings().durable || !binding.queue->durable()) return;
   journal_.changes().definitions.push_back(
       {CatalogKind::kBinding, binding_key(exchange, binding), std::nullopt});
 }
@@ -159,9 +161,22 @@ Expected<> VirtualHost::recover_queues(storage::Store& store) {
                            .auto_delete = (*record)->auto_delete(),
                            .arguments = std::move(*arguments)};
     last_queue_id_ = std::max(last_queue_id_, (*record)->id());
-    auto queue = std::make_shared<Queue>(journal_, (*record)->id(), std::move(settings));
+    auto queue = std::make_shared<Queue>(journal_, resident_, (*record)->id(), std::move(settings));
     if (auto done = queue->recover(store); !done) return done;
     queues_.emplace(queue->name(), queue);
+  }
+  return drop_unknown_queues(store);
+}
+
+// Queues that do not outlive a restart leave behind what did not fit RAM.
+Expected<> VirtualHost::drop_unknown_queues(storage::Store& store) {
+  auto stored = store.queues();
+  if (!stored) return std::unexpected(stored.error());
+  std::unordered_set<storage::QueueId> known;
+  for (const auto& [name, queue] : queues_) known.insert(queue->id());
+  for (storage::QueueId id : *stored) {
+    last_queue_id_ = std::max(last_queue_id_, id);
+    if (!known.contains(id)) journal_.drop(id);
   }
   return {};
 }

@@ -469,6 +469,7 @@ void Channel::deliver(ChannelConsumer& consumer, Queue& queue, Entry entry) {
   }
   ++consumer.unacked_count;
   auto self = consumers_.find(consumer.tag());
+  queue.release(entry);
   unacked_.add({last_delivery_tag_, consumer.queue(), self->second, std::move(entry)});
 }
 
@@ -562,7 +563,7 @@ void Channel::apply(Unacked unacked, Verdict verdict) {
       unacked.queue->requeue(std::move(unacked.entry));
       return;
     case Verdict::kReject:
-      connection_.virtual_host().reject(*unacked.queue, unacked.entry);
+      connection_.virtual_host().reject(*unacked.queue, std::move(unacked.entry));
       return;
   }
 }

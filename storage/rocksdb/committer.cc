@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "storage/limits.h"
 #include "storage/rocksdb/keys.h"
+#include "storage/rocksdb/position.h"
 
 namespace sluice::storage {
 namespace {
@@ -157,15 +158,14 @@ void Committer::plan(const std::vector<Job>& jobs) {
   advances_.clear();
   cached_queue_ = 0;
   for (const Job& job : jobs) {
-    for (QueueId queue : job.batch->dropped_queues) advances_[queue] = kDropped;
     for (const auto& advance : job.batch->advances) {
-      Sequence& watermark = advances_[advance.queue];
-      watermark = std::max(watermark, advance.watermark);
+      auto [found, fresh] = advances_.try_emplace(advance.queue, advance);
+      Sequence before = fresh ? watermarks_.get(advance.queue) : found->second.watermark;
+      found->second = advance;
+      found->second.watermark = std::max(before, advance.watermark);
     }
+    for (QueueId queue : job.batch->dropped_queues) advances_[queue] = {queue, kDropped};
   }
-  std::erase_if(advances_, [this](const auto& advance) {
-    return advance.second <= watermarks_.get(advance.first);
-  });
 }
 
 rocksdb::Status Committer::build_append(const Batch::Append& append) {
@@ -186,11 +186,9 @@ rocksdb::Status Committer::build_attempts(const Batch::Attempts& attempts) {
 }
 
 rocksdb::Status Committer::build_advances() {
-  for (const auto& [queue, watermark] : advances_) {
-    std::array<char, 8> value;
-    put_be64(value.data(), watermark);
-    if (auto status = write_.Put(engine_.queues, slice(QueueKey(queue).view()),
-                                 rocksdb::Slice(value.data(), value.size()));
+  for (const auto& [queue, advance] : advances_) {
+    if (auto status =
+            write_.Put(engine_.queues, slice(QueueKey(queue).view()), encode_position(advance));
         !status.ok()) {
       return status;
     }
@@ -214,7 +212,7 @@ Sequence Committer::watermark_after(QueueId queue) {
   if (queue == cached_queue_) return cached_watermark_;
   cached_queue_ = queue;
   if (auto found = advances_.find(queue); found != advances_.end()) {
-    cached_watermark_ = found->second;
+    cached_watermark_ = found->second.watermark;
   } else {
     cached_watermark_ = watermarks_.get(queue);
   }
@@ -243,7 +241,8 @@ Committer::Queue& Committer::queue_of(QueueId id) {
 
 // After the sync: compaction may now drop what was consumed.
 void Committer::publish() {
-  for (const auto& [id, watermark] : advances_) {
+  for (const auto& [id, advance] : advances_) {
+    Sequence watermark = advance.watermark;
     watermarks_.advance(id, watermark);
     Queue& queue = queue_of(id);
     if (watermark - queue.reclaimed >= kReclaimMessages) {

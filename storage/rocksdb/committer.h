@@ -80,7 +80,7 @@ class Committer {
   std::unordered_map<QueueId, Queue> queues_;
   // Of the write that is being built.
   rocksdb::WriteBatch write_;
-  std::unordered_map<QueueId, Sequence> advances_;
+  std::unordered_map<QueueId, Batch::Advance> advances_;
   // The queue that watermark_after() met last; 0 is none.
   QueueId cached_queue_ = 0;
   Sequence cached_watermark_ = 1;

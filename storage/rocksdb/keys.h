@@ -67,7 +67,7 @@ class MessageKey {
 // The first key behind those of `queue`. Queue ids count up from 1; the last one is not given out.
 inline MessageKey end_of_queue(QueueId queue) { return {queue + 1, 0}; }
 
-inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kFormatVersion = 2;
 // Keys of the default column family.
 inline constexpr std::string_view kFormatKey = "format";
 inline constexpr std::string_view kCleanKey = "clean";

@@ -13,6 +13,7 @@
 #include "storage/rocksdb/committer.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/keys.h"
+#include "storage/rocksdb/position.h"
 
 namespace sluice::storage {
 namespace {
@@ -26,7 +27,12 @@ std::span<const uint8_t> bytes_of(const rocksdb::Slice& value) {
 class Range {
  public:
   Range(const Engine& engine, rocksdb::ColumnFamilyHandle* column, QueueId queue, Sequence from)
-      : begin_(queue, from), end_(end_of_queue(queue)) {
+      : Range(engine, column, MessageKey(queue, from), end_of_queue(queue)) {}
+  Range(const Engine& engine, rocksdb::ColumnFamilyHandle* column, QueueId queue,
+        SequenceRange range)
+      : Range(engine, column, MessageKey(queue, range.first), MessageKey(queue, range.end)) {}
+  Range(const Engine& engine, rocksdb::ColumnFamilyHandle* column, MessageKey begin, MessageKey end)
+      : begin_(begin), end_(end) {
     lower_ = slice(begin_.view());
     upper_ = slice(end_.view());
     rocksdb::ReadOptions options;
@@ -60,7 +66,8 @@ class RocksdbStore : public Store {
   Expected<std::vector<CatalogEntry>> catalog(CatalogKind kind) override;
   Expected<std::string> blob(std::string_view key) override;
   Expected<QueuePosition> position(QueueId queue) override;
-  Expected<std::vector<StoredMessage>> read(QueueId queue, Sequence from, size_t count_max,
+  Expected<std::vector<QueueId>> queues() override;
+  Expected<std::vector<StoredMessage>> read(QueueId queue, SequenceRange range, size_t count_max,
                                             size_t bytes_max) override;
   Expected<> close(const std::vector<Delivered>& delivered) override;
 
@@ -147,11 +154,12 @@ bool RocksdbStore::left_on_disk(QueueId queue) const {
 Expected<> RocksdbStore::load_watermarks() {
   std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator({}, engine_.queues));
   for (at->SeekToFirst(); at->Valid(); at->Next()) {
-    if (at->key().size() != kQueueKeyBytes || at->value().size() != 8) {
+    auto position = decode_position(at->value().ToStringView());
+    if (at->key().size() != kQueueKeyBytes || !position) {
       return fail(Code::kCorrupt, "a stored queue position has the wrong size");
     }
     QueueId queue = get_be64(at->key().data());
-    Sequence watermark = get_be64(at->value().data());
+    Sequence watermark = position->watermark;
     if (watermark == kDropped && !left_on_disk(queue)) {
       forgotten_.push_back(queue);
     } else {
@@ -227,15 +235,28 @@ Expected<std::string> RocksdbStore::blob(std::string_view key) {
 }
 
 Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
-  QueuePosition position;
-  position.watermark = watermarks_.get(queue);
-  if (position.watermark == kDropped) return QueuePosition{};
-  Range range(engine_, engine_.messages, queue, position.watermark);
-  range->SeekToLast();
-  if (!range->status().ok()) {
-    return std::unexpected(to_error(range->status(), "reading a queue's end"));
+  std::string value;
+  auto status = engine_.db->Get({}, engine_.queues, slice(QueueKey(queue).view()), &value);
+  if (!status.ok() && !status.IsNotFound()) {
+    return std::unexpected(to_error(status, "reading a queue's position"));
   }
-  position.next = range->Valid() ? range.sequence() + 1 : position.watermark;
+  Batch::Advance stored{queue, 1};
+  if (status.ok()) stored = *decode_position(value);  // load_watermarks() has checked it
+  if (stored.watermark == kDropped) return QueuePosition{};
+  QueuePosition position{.watermark = stored.watermark,
+                         .next = std::max(stored.watermark, stored.below),
+                         .count = stored.count,
+                         .bytes = stored.bytes,
+                         .purged = std::move(stored.purged)};
+  Range rest(engine_, engine_.messages, queue, position.next);
+  for (rest->SeekToFirst(); rest->Valid(); rest->Next()) {
+    ++position.count;
+    position.bytes += rest->value().size();
+    position.next = rest.sequence() + 1;
+  }
+  if (!rest->status().ok()) {
+    return std::unexpected(to_error(rest->status(), "reading a queue's end"));
+  }
   auto found = delivered_.find(queue);
   position.delivered = found == delivered_.end()
                            ? position.next
@@ -243,11 +264,25 @@ Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
   return position;
 }
 
-Expected<std::vector<StoredMessage>> RocksdbStore::read(QueueId queue, Sequence from,
+Expected<std::vector<QueueId>> RocksdbStore::queues() {
+  std::vector<QueueId> found;
+  std::unique_ptr<rocksdb::Iterator> position(engine_.db->NewIterator({}, engine_.queues));
+  for (position->SeekToFirst(); position->Valid(); position->Next()) {
+    if (decode_position(position->value().ToStringView())->watermark == kDropped) continue;
+    found.push_back(get_be64(position->key().data()));
+  }
+  if (!position->status().ok()) {
+    return std::unexpected(to_error(position->status(), "reading the queue positions"));
+  }
+  return found;
+}
+
+Expected<std::vector<StoredMessage>> RocksdbStore::read(QueueId queue, SequenceRange range,
                                                         size_t count_max, size_t bytes_max) {
-  from = std::max(from, watermarks_.get(queue));
-  Range messages(engine_, engine_.messages, queue, from);
-  Range attempts(engine_, engine_.attempts, queue, from);
+  range.first = std::max(range.first, watermarks_.get(queue));
+  if (range.first >= range.end) return std::vector<StoredMessage>();
+  Range messages(engine_, engine_.messages, queue, range);
+  Range attempts(engine_, engine_.attempts, queue, range);
   std::vector<StoredMessage> found;
   size_t bytes = 0;
   attempts->SeekToFirst();

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <deque>
 #include <map>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -18,8 +21,9 @@ class FakeStore : public storage::Store {
   };
   std::deque<Waiting> waiting;
   std::map<std::pair<storage::QueueId, storage::Sequence>, storage::RecordPtr> messages;
-  std::map<storage::QueueId, storage::Sequence> watermarks;
+  std::map<storage::QueueId, storage::Batch::Advance> positions;
   size_t writes = 0;
+  std::atomic<size_t> reads = 0;
 
   void commit(std::unique_ptr<storage::Batch> batch, Committed done) override {
     waiting.push_back({std::move(batch), std::move(done)});
@@ -38,20 +42,39 @@ class FakeStore : public storage::Store {
   }
   Expected<std::string> blob(std::string_view) override { return fail(Code::kNotFound, "none"); }
   Expected<storage::QueuePosition> position(storage::QueueId queue) override {
-    storage::QueuePosition position;
-    position.watermark = watermarks.contains(queue) ? watermarks[queue] : 1;
-    position.next = position.watermark;
-    for (const auto& [key, record] : messages) {
-      if (key.first == queue) position.next = std::max(position.next, key.second + 1);
+    storage::Batch::Advance stored{queue, 1};
+    if (positions.contains(queue)) stored = positions[queue];
+    storage::QueuePosition position{.watermark = stored.watermark,
+                                    .next = std::max(stored.watermark, stored.below),
+                                    .count = stored.count,
+                                    .bytes = stored.bytes,
+                                    .purged = stored.purged};
+    auto end = messages.lower_bound({queue + 1, 0});
+    for (auto at = messages.lower_bound({queue, position.next}); at != end; ++at) {
+      ++position.count;
+      position.bytes += at->second->bytes().size();
+      position.next = at->first.second + 1;
     }
     position.delivered = position.next;
     return position;
   }
-  Expected<std::vector<storage::StoredMessage>> read(storage::QueueId queue, storage::Sequence from,
-                                                     size_t count_max, size_t) override {
+  Expected<std::vector<storage::QueueId>> queues() override {
+    std::vector<storage::QueueId> found;
+    for (const auto& [queue, position] : positions) found.push_back(queue);
+    return found;
+  }
+  // From any thread, as the interface says: the test writes only between turns of the loop.
+  Expected<std::vector<storage::StoredMessage>> read(storage::QueueId queue,
+                                                     storage::SequenceRange range, size_t count_max,
+                                                     size_t bytes_max) override {
+    std::lock_guard lock(mutex_);
+    ++reads;
     std::vector<storage::StoredMessage> page;
-    for (auto at = messages.lower_bound({queue, from});
-         at != messages.end() && at->first.first == queue && page.size() < count_max; ++at) {
+    size_t bytes = 0;
+    for (auto at = messages.lower_bound({queue, range.first});
+         at != messages.end() && at->first < std::pair(queue, range.end); ++at) {
+      if (page.size() == count_max || bytes > bytes_max) break;
+      bytes += at->second->bytes().size();
       page.push_back({at->first.second, 0, at->second});
     }
     return page;
@@ -60,12 +83,13 @@ class FakeStore : public storage::Store {
 
  private:
   void apply(const storage::Batch& batch) {
+    std::lock_guard lock(mutex_);
     ++writes;
     for (const auto& append : batch.appends) {
       if (append.record != nullptr) messages[{append.queue, append.sequence}] = append.record;
     }
     for (const auto& advance : batch.advances) {
-      watermarks[advance.queue] = advance.watermark;
+      positions[advance.queue] = advance;
       messages.erase(messages.lower_bound({advance.queue, 0}),
                      messages.lower_bound({advance.queue, advance.watermark}));
     }
@@ -74,6 +98,8 @@ class FakeStore : public storage::Store {
       messages.erase(messages.lower_bound({queue, 0}), messages.lower_bound({queue + 1, 0}));
     }
   }
+
+  std::mutex mutex_;
 };
 
 }  // namespace sluice::broker

@@ -39,7 +39,8 @@ class QueueTest : public testing::Test {
     uv_run(&loop_, UV_RUN_NOWAIT);
   }
   std::shared_ptr<Queue> recovered() {
-    auto queue = std::make_shared<Queue>(*journal_, 7, QueueSettings{.name = "q", .durable = true});
+    auto queue = std::make_shared<Queue>(*journal_, resident_, 7,
+                                         QueueSettings{.name = "q", .durable = true});
     EXPECT_TRUE(queue->recover(store_));
     return queue;
   }
@@ -50,10 +51,12 @@ class QueueTest : public testing::Test {
   Loop loop_;
   FakeStore store_;
   std::optional<Error> failure_;
+  ResidentSet resident_{size_t{1} << 30};
+  ResidentSet pressed_{0};  // no memory at all: the windows are as small as can be
   std::unique_ptr<Journal> journal_ =
       std::make_unique<Journal>(store_, &loop_, [this](const Error& error) { failure_ = error; });
   std::shared_ptr<Queue> queue_ =
-      std::make_shared<Queue>(*journal_, 7, QueueSettings{.name = "q", .durable = true});
+      std::make_shared<Queue>(*journal_, resident_, 7, QueueSettings{.name = "q", .durable = true});
 };
 
 TEST_F(QueueTest, ReturnedMessagesComeFirstInOrderAndRedelivered) {
@@ -224,6 +227,153 @@ TEST_F(QueueTest, DiskFollowsTheQueueInAnyOrderOfEvents) {
   }
 }
 
+class Taker : public Consumer {
+ public:
+  bool can_take() const override { return credit > 0; }
+  void take(Queue& queue, Entry entry) override {
+    --credit;
+    got += body(entry);
+    queue.settle(entry);
+  }
+  void queue_deleted(Queue&) override { deleted = true; }
+  int credit = 0;
+  std::string got;
+  bool deleted = false;
+};
+
+// A queue whose windows hold some sixteen messages: most of it is on disk only, transient ones too,
+// and comes back in order, whatever else happens; a restart in the middle finds what was committed.
+TEST_F(QueueTest, WhatDoesNotFitIsReadBackInOrder) {
+  unsigned seed = std::random_device()();
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  std::mt19937 random(seed);
+  auto make = [&] {
+    return std::make_shared<Queue>(*journal_, pressed_, 7,
+                                   QueueSettings{.name = "q", .durable = true});
+  };
+  queue_ = make();
+  struct Known {
+    std::string body;
+    bool persistent;
+  };
+  std::map<storage::Sequence, Known> ready;  // what is in the queue and not out
+  std::vector<Entry> out;
+  storage::Sequence next = 1;
+  auto settle_down = [&] {
+    while (journal_->busy() || !store_.waiting.empty()) {
+      turn_end();
+      if (!store_.waiting.empty()) finish();
+    }
+  };
+  size_t restarts = 0, purges = 0;
+  for (int step = 0; step < 60'000; ++step) {
+    unsigned dice = random() % 1000;
+    // Phases of growing and of draining.
+    bool growing = step / 3000 % 2 == 0;
+    if (dice < (growing ? 500u : 200u)) {
+      bool persistent = random() % 4 != 0;
+      Known known{std::to_string(next) + std::string(random() % 2000, 'x'), persistent};
+      publish(known.body, persistent);
+      ready[next++] = known;
+    } else if (dice < 700) {
+      auto entry = queue_->take();
+      ASSERT_EQ(entry.has_value(), !ready.empty());
+      if (!entry) continue;
+      ASSERT_EQ(entry->sequence, ready.begin()->first);
+      ASSERT_EQ(body(*entry), ready.begin()->second.body);
+      ready.erase(ready.begin());
+      queue_->release(*entry);
+      out.push_back(*entry);
+    } else if (dice < 850) {
+      if (out.empty()) continue;
+      size_t at = random() % 3 == 0 ? random() % out.size() : 0;
+      queue_->settle(out[at]);
+      out.erase(out.begin() + static_cast<long>(at));
+    } else if (dice < 900) {
+      if (out.empty()) continue;
+      size_t at = random() % out.size();
+      Entry entry = out[at];
+      out.erase(out.begin() + static_cast<long>(at));
+      ASSERT_TRUE(queue_->reload(entry));
+      ready[entry.sequence] = {body(entry), true};
+      queue_->release(entry);
+      queue_->requeue(entry);
+    } else if (dice < 997) {
+      if (!store_.waiting.empty()) finish();
+      pressed_.turn_end();
+      turn_end();
+      uv_run(&loop_, UV_RUN_NOWAIT);
+    } else if (dice < 998) {
+      ASSERT_EQ(queue_->purge(), ready.size());
+      ready.clear();
+      ++purges;
+    } else if (dice < 999) {
+      auto peeked = queue_->peek(100);
+      ASSERT_EQ(peeked.size(), std::min<size_t>(100, ready.size()));
+      auto expected = ready.begin();
+      for (const Entry& entry : peeked) ASSERT_EQ(body(entry), (expected++)->second.body);
+    } else if (random() % 10 == 0) {
+      // A restart: what is out is ready again, and transient messages may be gone.
+      settle_down();
+      for (const Entry& entry : out) {
+        Entry again = entry;
+        ASSERT_TRUE(queue_->reload(again));
+        ready[again.sequence] = {body(again), entry.stored};
+      }
+      out.clear();
+      queue_ = make();
+      ASSERT_TRUE(queue_->recover(store_));
+      size_t stored = store_.messages.size();
+      ASSERT_LE(queue_->ready_count(), stored);
+      std::erase_if(ready, [&](const auto& r) { return !store_.messages.contains({7, r.first}); });
+      next = store_.position(7)->next;
+      ++restarts;
+    }
+    ASSERT_EQ(queue_->ready_count(), ready.size());
+    ASSERT_FALSE(failure_) << failure_->message;
+  }
+  EXPECT_GT(store_.reads, 0u);
+  EXPECT_GT(restarts + purges, 0u);
+}
+
+// A consumer is given what is on disk without anybody's asking again.
+TEST_F(QueueTest, ConsumersAreFedFromTheDisk) {
+  queue_ =
+      std::make_shared<Queue>(*journal_, pressed_, 7, QueueSettings{.name = "q", .durable = true});
+  std::string expected;
+  for (int i = 0; i < 1000; ++i) {
+    std::string text = std::to_string(i) + std::string(500, 'x');
+    expected += text;
+    publish(text);
+    turn_end();
+    finish();
+  }
+  Taker taker;
+  taker.credit = 1000;
+  queue_->add_consumer(&taker, false);
+  EXPECT_GT(taker.credit, 0);
+  while (taker.credit > 0) uv_run(&loop_, UV_RUN_ONCE);
+  EXPECT_EQ(taker.got, expected);
+}
+
+TEST_F(QueueTest, LostMessagesAreNoticedNotSkipped) {
+  for (int i = 0; i < 1000; ++i) publish(std::to_string(i) + std::string(500, 'x'));
+  turn_end();
+  finish();
+  store_.messages.erase(store_.messages.find({7, 700}));
+  queue_ =
+      std::make_shared<Queue>(*journal_, pressed_, 7, QueueSettings{.name = "q", .durable = true});
+  ASSERT_TRUE(queue_->recover(store_));
+  size_t taken = 0;
+  for (auto entry = queue_->take(); entry && !failure_; entry = queue_->take()) {
+    queue_->settle(*entry);
+    ++taken;
+  }
+  EXPECT_LT(taken, 1000u);
+  ASSERT_TRUE(failure_);
+  EXPECT_EQ(failure_->code, Code::kCorrupt);
+}
+
 TEST(SequenceSet, RangesMergeIntoTheWatermark) {
   SequenceSet set;
   set.add(5);
@@ -240,20 +390,6 @@ TEST(SequenceSet, RangesMergeIntoTheWatermark) {
   EXPECT_EQ(set.watermark(), 8u);
   EXPECT_EQ(set.range_count(), 0u);
 }
-
-class Taker : public Consumer {
- public:
-  bool can_take() const override { return credit > 0; }
-  void take(Queue& queue, Entry entry) override {
-    --credit;
-    got += body(entry);
-    queue.settle(entry);
-  }
-  void queue_deleted(Queue&) override { deleted = true; }
-  int credit = 0;
-  std::string got;
-  bool deleted = false;
-};
 
 TEST_F(QueueTest, ConsumersTakeTurnsAndSkipWhoCanNot) {
   Taker a, b, c;

@@ -156,7 +156,7 @@ TEST_F(ConsumedTest, ADroppedQueueIsForgottenOnceNothingIsLeft) {
   };
   EXPECT_EQ(entries(), 1u);
   ASSERT_TRUE(
-      engine_.db->Put({}, engine_.meta, slice(kFormatKey), std::string("\0\0\0\1", 4)).ok());
+      engine_.db->Put({}, engine_.meta, slice(kFormatKey), std::string("\0\0\0\2", 4)).ok());
   compact();
   committer_.reset();
   engine_.close();

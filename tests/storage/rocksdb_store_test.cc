@@ -68,12 +68,12 @@ TEST_F(StoreTest, AReadStopsAtItsLimitsButNeverBeforeTheFirstMessage) {
     batch.appends.push_back({1, at, record_of(std::string(1000, 'x'))});
   }
   commit_or_fail(*store_, std::move(batch));
-  EXPECT_EQ(store_->read(1, 1, 4, SIZE_MAX)->size(), 4u);
-  EXPECT_EQ(store_->read(1, 1, 0, SIZE_MAX)->size(), 0u);
-  EXPECT_EQ(store_->read(1, 1, SIZE_MAX, 0)->size(), 1u);
-  EXPECT_EQ(store_->read(1, 1, SIZE_MAX, 2500)->size(), 3u);
-  EXPECT_EQ(store_->read(1, 9, SIZE_MAX, SIZE_MAX)->size(), 2u);
-  EXPECT_EQ(store_->read(1, 11, SIZE_MAX, SIZE_MAX)->size(), 0u);
+  EXPECT_EQ(store_->read(1, {1, ~Sequence{0}}, 4, SIZE_MAX)->size(), 4u);
+  EXPECT_EQ(store_->read(1, {1, ~Sequence{0}}, 0, SIZE_MAX)->size(), 0u);
+  EXPECT_EQ(store_->read(1, {1, ~Sequence{0}}, SIZE_MAX, 0)->size(), 1u);
+  EXPECT_EQ(store_->read(1, {1, ~Sequence{0}}, SIZE_MAX, 2500)->size(), 3u);
+  EXPECT_EQ(store_->read(1, {9, ~Sequence{0}}, SIZE_MAX, SIZE_MAX)->size(), 2u);
+  EXPECT_EQ(store_->read(1, {11, ~Sequence{0}}, SIZE_MAX, SIZE_MAX)->size(), 0u);
 }
 
 TEST_F(StoreTest, ANewQueueStartsAtOne) {
@@ -102,6 +102,25 @@ TEST_F(StoreTest, AnEmptiedQueueGoesOnCountingWhereItWas) {
   reopen();
   EXPECT_EQ(position_of(*store_, 1).watermark, 11u);
   EXPECT_EQ(position_of(*store_, 1).next, 11u);
+}
+
+TEST_F(StoreTest, ASumSparesTheCountingAndPurgedRangesComeBack) {
+  commit_or_fail(*store_, append(1, 1, 10));
+  Batch batch = append(1, 11, 20);
+  batch.removes.push_back({1, 5});
+  batch.advances.push_back({1, 3, 21, 12, 345, {{8, 13}}});
+  commit_or_fail(*store_, std::move(batch));
+  commit_or_fail(*store_, append(1, 21, 23));
+  for (int round = 0; round < 2; ++round) {
+    QueuePosition position = position_of(*store_, 1);
+    EXPECT_EQ(position.watermark, 3u);
+    EXPECT_EQ(position.next, 24u);
+    EXPECT_EQ(position.count, 15u);
+    EXPECT_GT(position.bytes, 345u);
+    EXPECT_EQ(position.purged, (std::vector<SequenceRange>{{8, 13}}));
+    EXPECT_EQ(store_->queues(), std::vector<QueueId>{1});
+    reopen();
+  }
 }
 
 TEST_F(StoreTest, AWatermarkNeverMovesBack) {
@@ -226,7 +245,7 @@ TEST_F(StoreTest, LargeBodiesComeBack) {
   commit_or_fail(*store_, std::move(batch));  // several memtables' worth
   commit_or_fail(*store_, advance(1, 200));
   reopen();
-  auto found = store_->read(1, 1, 3, SIZE_MAX);
+  auto found = store_->read(1, {1, ~Sequence{0}}, 3, SIZE_MAX);
   ASSERT_TRUE(found && found->size() == 3u);
   EXPECT_EQ(found->front().sequence, 200u);
   EXPECT_EQ(body_of(found->front()), body);
@@ -292,8 +311,8 @@ TEST_F(StoreTest, ADamagedRecordIsAnErrorThatNamesIt) {
     ASSERT_TRUE(engine.db->Put({}, engine.messages, slice(MessageKey(3, 4).view()), "junk").ok());
   }
   reopen();
-  EXPECT_EQ(store_->read(3, 1, 3, SIZE_MAX)->size(), 3u);
-  auto found = store_->read(3, 1, SIZE_MAX, SIZE_MAX);
+  EXPECT_EQ(store_->read(3, {1, ~Sequence{0}}, 3, SIZE_MAX)->size(), 3u);
+  auto found = store_->read(3, {1, ~Sequence{0}}, SIZE_MAX, SIZE_MAX);
   ASSERT_FALSE(found);
   EXPECT_EQ(found.error().code, Code::kCorrupt);
   EXPECT_NE(found.error().message.find("message 4 of queue 3"), std::string::npos);
@@ -341,11 +360,11 @@ class ForeignDatabase {
 
 TEST(OpenTest, ANewerFormatIsRefused) {
   TemporaryDirectory directory;
-  ForeignDatabase(directory.path())->Put({}, "format", std::string("\0\0\0\2", 4));
+  ForeignDatabase(directory.path())->Put({}, "format", std::string("\0\0\0\3", 4));
   auto store = open_rocksdb({.directory = directory.path()});
   ASSERT_FALSE(store);
   EXPECT_EQ(store.error().code, Code::kInvalid);
-  EXPECT_NE(store.error().message.find("format 2"), std::string::npos);
+  EXPECT_NE(store.error().message.find("format 3"), std::string::npos);
 }
 
 TEST(OpenTest, AnUnknownColumnFamilyIsRefused) {

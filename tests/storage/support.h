@@ -97,7 +97,7 @@ inline Batch drop(QueueId queue) {
 }
 
 inline std::vector<StoredMessage> all_of(Store& store, QueueId queue, Sequence from = 1) {
-  auto found = store.read(queue, from, SIZE_MAX, SIZE_MAX);
+  auto found = store.read(queue, {from, ~Sequence{0}}, SIZE_MAX, SIZE_MAX);
   if (found) return *std::move(found);
   ADD_FAILURE() << found.error().message;
   return {};

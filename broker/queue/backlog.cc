@@ -1,0 +1,417 @@
+#include "broker/queue/backlog.h"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "base/check.h"
+#include "broker/queue/limits.h"
+
+namespace sluice::broker {
+
+using storage::Sequence;
+using storage::SequenceRange;
+
+void Backlog::Window::push_back(Entry entry) {
+  bytes += entry.record_bytes;
+  entries.push_back(std::move(entry));
+}
+
+Entry Backlog::Window::pop_front() {
+  Entry entry = std::move(entries.front());
+  entries.pop_front();
+  bytes -= entry.record_bytes;
+  return entry;
+}
+
+Entry Backlog::Window::pop_back() {
+  Entry entry = std::move(entries.back());
+  entries.pop_back();
+  bytes -= entry.record_bytes;
+  return entry;
+}
+
+Backlog::Backlog(Journal& journal, ResidentSet& resident, storage::QueueId id, bool durable,
+                 std::function<void()> arrived)
+    : journal_(journal),
+      resident_(resident),
+      id_(id),
+      durable_(durable),
+      arrived_(std::move(arrived)) {
+  CHECK(id_ != 0);
+}
+
+Backlog::~Backlog() { resident_.remove(this); }
+
+size_t Backlog::ready_count() const {
+  return returned_.size() + head_.entries.size() + disk_.count + tail_.entries.size();
+}
+
+size_t Backlog::window_bytes_max() const {
+  return resident_.pressed() ? kWindowMinBytes : kWindowBytes;
+}
+
+void Backlog::update_residence() {
+  if (resident_bytes() > kWindowMinBytes) {
+    resident_.add(this);
+  } else {
+    resident_.remove(this);
+  }
+}
+
+void Backlog::changed() {
+  if (in_journal_) return;
+  in_journal_ = true;
+  journal_.mark_changed(shared_from_this());
+}
+
+// Hands the message to the journal.
+void Backlog::store_now(Entry& entry) {
+  entry.slot = journal_.append(id_, entry.sequence, entry.record);
+  entry.stored = true;
+  on_disk_ever_ = true;
+  ++stored_count_;
+  stored_bytes_ += entry.record_bytes;
+  ++unsummed_count_;
+  unsummed_bytes_ += entry.record_bytes;
+  // A transient one may be stored after newer ones: then the sum that the store has is too old.
+  bool in_order = entry.sequence >= stored_below_;
+  stored_below_ = std::max(stored_below_, entry.sequence + 1);
+  if (!in_order || unsummed_count_ >= kUnsummedCountMax || unsummed_bytes_ >= kUnsummedBytesMax ||
+      !durable_) {
+    changed();
+  }
+}
+
+void Backlog::forget_stored(const Entry& entry) {
+  CHECK(stored_count_ > 0);
+  --stored_count_;
+  stored_bytes_ -= entry.record_bytes;
+}
+
+bool Backlog::push(storage::RecordPtr record, bool persistent) {
+  Entry entry;
+  entry.sequence = next_sequence_++;
+  entry.record_bytes = static_cast<uint32_t>(record->bytes().size());
+  entry.record = std::move(record);
+  bool store = persistent && durable_;
+  if (store) store_now(entry);
+  bool fits = disk_.count == 0 && tail_.entries.empty() && head_.bytes < window_bytes_max();
+  if (fits) {
+    head_.push_back(std::move(entry));
+  } else {
+    if (!entry.stored) store_now(entry);
+    tail_.push_back(std::move(entry));
+    trim_tail(window_bytes_max());
+  }
+  update_residence();
+  return store;
+}
+
+void Backlog::move_to_disk(const Entry& entry) {
+  if (disk_.count == 0) disk_ = {entry.sequence, entry.sequence + 1, 0, 0};
+  disk_.begin = std::min(disk_.begin, entry.sequence);
+  disk_.end = std::max(disk_.end, entry.sequence + 1);
+  ++disk_.count;
+  disk_.bytes += entry.record_bytes;
+}
+
+// Everything in the tail is stored or on its way.
+void Backlog::trim_tail(size_t bytes_max) {
+  while (tail_.bytes > bytes_max && journal_.committed(tail_.entries.front().slot)) {
+    move_to_disk(tail_.pop_front());
+  }
+}
+
+void Backlog::shrink(size_t bytes_max) {
+  trim_tail(bytes_max / 2);
+  bool moved = false;
+  while (head_.bytes > bytes_max / 2 && head_.entries.back().stored &&
+         journal_.committed(head_.entries.back().slot)) {
+    move_to_disk(head_.pop_back());
+    moved = true;
+  }
+  if (moved) {
+    // What is being read is no longer what follows the head.
+    reading_ = false;
+    ++read_number_;
+  }
+  // Transient ones have to be written first.
+  size_t kept = 0;
+  for (Entry& entry : head_.entries) {
+    kept += entry.record_bytes;
+    if (kept > bytes_max / 2 && !entry.stored) store_now(entry);
+  }
+  update_residence();
+}
+
+SequenceRange Backlog::unread() const { return consumed_.first_gap(disk_.begin, disk_.end); }
+
+void Backlog::read_ahead() {
+  if (reading_ || disk_.count == 0 || head_.bytes > window_bytes_max() / 2) return;
+  reading_ = true;
+  ++read_number_;
+  size_t bytes_max = std::min(kPageBytesMax, window_bytes_max());
+  SequenceRange range = unread();
+  journal_.read(id_, range, kPageCountMax, bytes_max,
+                [weak = weak_from_this(), number = read_number_, range](Journal::Page page) {
+                  auto self = weak.lock();
+                  if (self == nullptr || number != self->read_number_) return;
+                  self->reading_ = false;
+                  if (!self->take_page(range, std::move(page))) return;
+                  self->read_ahead();
+                  self->arrived_();
+                });
+}
+
+Entry Backlog::entry_of(storage::StoredMessage message) const {
+  Entry entry;
+  entry.sequence = message.sequence;
+  entry.record_bytes = static_cast<uint32_t>(message.record->bytes().size());
+  entry.record = std::move(message.record);
+  entry.attempts = message.attempts;
+  entry.redelivered = message.sequence < recovered_delivered_;
+  entry.stored = true;
+  return entry;
+}
+
+// The messages of `range`, which follow the head. False where the store has lost some.
+bool Backlog::take_page(SequenceRange range, Journal::Page page) {
+  if (!page) {
+    journal_.fail_reading(page.error());
+    return false;
+  }
+  for (storage::StoredMessage& message : *page) {
+    if (disk_.count == 0) break;
+    disk_.begin = message.sequence + 1;
+    --disk_.count;
+    Entry entry = entry_of(std::move(message));
+    disk_.bytes -= std::min<uint64_t>(disk_.bytes, entry.record_bytes);
+    head_.push_back(std::move(entry));
+  }
+  if (page->empty()) disk_.begin = range.end;
+  SequenceRange rest = unread();
+  if (disk_.count > 0 && rest.first == rest.end) {
+    journal_.fail_reading({Code::kCorrupt, fmt::format("the store lacks {} messages of queue {} "
+                                                       "that are counted in it",
+                                                       disk_.count, id_)});
+    return false;
+  }
+  update_residence();
+  return true;
+}
+
+bool Backlog::next_is_resident() {
+  if (!returned_.empty()) return returned_.begin()->second.record != nullptr || load_returned();
+  if (head_.entries.empty() && disk_.count == 0) std::swap(head_, tail_);
+  if (!head_.entries.empty()) return true;
+  read_ahead();
+  return false;
+}
+
+bool Backlog::load_next() {
+  if (ready_count() == 0) return false;
+  while (!next_is_resident()) {
+    if (!returned_.empty()) return false;
+    reading_ = false;
+    ++read_number_;
+    SequenceRange range = unread();
+    auto page = journal_.read_now(id_, range, kPageCountMax, kWindowMinBytes);
+    if (!take_page(range, std::move(page))) return false;
+  }
+  return true;
+}
+
+// The oldest of those that were given back, and some that follow it.
+bool Backlog::load_returned() {
+  auto first = returned_.begin();
+  auto page = journal_.read_now(id_, {first->first, returned_.rbegin()->first + 1},
+                                kReturnedPageCount, kWindowMinBytes);
+  if (!page) {
+    journal_.fail_reading(page.error());
+    return false;
+  }
+  for (storage::StoredMessage& message : *page) {
+    auto found = returned_.find(message.sequence);
+    if (found != returned_.end() && found->second.record == nullptr) {
+      found->second.record = std::move(message.record);
+    }
+  }
+  if (first->second.record != nullptr) return true;
+  journal_.fail_reading(
+      {Code::kCorrupt, fmt::format("the store lacks message {} of queue {}", first->first, id_)});
+  return false;
+}
+
+Entry Backlog::pop() {
+  CHECK(ready_count() > 0);
+  Entry entry;
+  if (!returned_.empty()) {
+    entry = std::move(returned_.extract(returned_.begin()).mapped());
+  } else {
+    if (head_.entries.empty() && disk_.count == 0) std::swap(head_, tail_);
+    CHECK(!head_.entries.empty());
+    entry = head_.pop_front();
+    consumed_.add(position_, entry.sequence);  // never stored, or gone before a restart
+    position_ = entry.sequence + 1;
+    if (disk_.count > 0) read_ahead();
+  }
+  CHECK(entry.record != nullptr);
+  delivered_below_ = std::max(delivered_below_, entry.sequence + 1);
+  return entry;
+}
+
+void Backlog::release(Entry& entry) const {
+  if (entry.stored && resident_.pressed() && journal_.committed(entry.slot)) entry.record.reset();
+}
+
+bool Backlog::reload(Entry& entry) {
+  if (entry.record != nullptr) return true;
+  if (dropped_) return false;
+  auto page = journal_.read_now(id_, {entry.sequence, entry.sequence + 1}, 1, 0);
+  if (page && page->empty()) {
+    page = fail(Code::kCorrupt,
+                fmt::format("the store lacks message {} of queue {}", entry.sequence, id_));
+  }
+  if (!page) {
+    journal_.fail_reading(page.error());
+    return false;
+  }
+  entry.record = std::move(page->front().record);
+  return true;
+}
+
+void Backlog::put_back(Entry entry) {
+  if (dropped_) return;
+  Sequence sequence = entry.sequence;
+  bool inserted = returned_.emplace(sequence, std::move(entry)).second;
+  CHECK(inserted);
+}
+
+void Backlog::note_attempts(const Entry& entry) {
+  if (dropped_ || !entry.stored) return;
+  journal_.changes().attempts.push_back({id_, entry.sequence, entry.attempts});
+}
+
+void Backlog::settle(const Entry& entry) {
+  if (dropped_) return;
+  bool in_order = entry.sequence == consumed_.watermark();
+  consumed_.add(entry.sequence);
+  if (!entry.stored) return;
+  forget_stored(entry);
+  if (journal_.cancel(entry.slot)) {
+    if (entry.attempts > 0) journal_.forget_attempts(id_, entry.sequence);
+    return;
+  }
+  if (!in_order) unwritten_removes_.push_back(entry.sequence);
+  changed();
+}
+
+size_t Backlog::purge() {
+  size_t count = ready_count();
+  for (const auto& [sequence, entry] : std::exchange(returned_, {})) settle(entry);
+  for (const Window* window : {&head_, &tail_}) {
+    for (const Entry& entry : window->entries) {
+      if (!entry.stored) continue;
+      forget_stored(entry);
+      journal_.cancel(entry.slot);
+    }
+  }
+  stored_count_ -= disk_.count;
+  stored_bytes_ -= disk_.bytes;
+  head_ = tail_ = {};
+  disk_ = {};
+  reading_ = false;
+  ++read_number_;
+  if (position_ < next_sequence_) {
+    purged_.push_back({position_, next_sequence_});
+    consumed_.add(position_, next_sequence_);
+    position_ = next_sequence_;
+    if (on_disk_ever_) changed();
+  }
+  update_residence();
+  return count;
+}
+
+void Backlog::collect(storage::Batch& batch) {
+  in_journal_ = false;
+  if (dropped_) return;
+  Sequence watermark = consumed_.watermark();
+  for (Sequence sequence : unwritten_removes_) {
+    // The watermark says it for all below.
+    if (sequence >= watermark) batch.removes.push_back({id_, sequence});
+  }
+  unwritten_removes_.clear();
+  std::erase_if(purged_, [watermark](const SequenceRange& r) { return r.end <= watermark; });
+  batch.advances.push_back(
+      {id_, watermark, std::max(stored_below_, watermark), stored_count_, stored_bytes_, purged_});
+  unsummed_count_ = 0;
+  unsummed_bytes_ = 0;
+}
+
+std::vector<Entry> Backlog::peek(size_t count_max) {
+  std::vector<Entry> entries;
+  auto room = [&] { return count_max - entries.size(); };
+  for (const auto& [sequence, entry] : returned_) {
+    if (room() == 0) return entries;
+    entries.push_back(entry);
+    if (!reload(entries.back())) return {};
+  }
+  for (const Entry& entry : head_.entries) {
+    if (room() == 0) return entries;
+    entries.push_back(entry);
+  }
+  SequenceRange range = unread();
+  while (disk_.count > 0 && room() > 0 && range.first < range.end) {
+    auto page = journal_.read_now(id_, range, room(), kPageBytesMax);
+    if (!page) {
+      journal_.fail_reading(page.error());
+      return {};
+    }
+    for (storage::StoredMessage& message : *page) entries.push_back(entry_of(std::move(message)));
+    Sequence from = page->empty() ? range.end : entries.back().sequence + 1;
+    range = consumed_.first_gap(from, disk_.end);
+  }
+  for (const Entry& entry : tail_.entries) {
+    if (room() == 0) break;
+    entries.push_back(entry);
+  }
+  return entries;
+}
+
+Expected<> Backlog::recover(storage::Store& store) {
+  auto position = store.position(id_);
+  if (!position) return std::unexpected(position.error());
+  consumed_.start_at(position->watermark);
+  for (const SequenceRange& range : position->purged) consumed_.add(range.first, range.end);
+  purged_ = std::move(position->purged);
+  position_ = consumed_.watermark();
+  next_sequence_ = stored_below_ = position->next;
+  delivered_below_ = recovered_delivered_ = position->delivered;
+  stored_count_ = position->count;
+  stored_bytes_ = position->bytes;
+  on_disk_ever_ = true;
+  if (stored_count_ > 0) {
+    disk_ = {position_, next_sequence_, stored_count_, stored_bytes_};
+    SequenceRange rest = unread();
+    if (rest.first == rest.end) {
+      return fail(Code::kCorrupt, fmt::format("the store lacks {} messages of queue {} that are "
+                                              "counted in it",
+                                              stored_count_, id_));
+    }
+  }
+  return {};
+}
+
+void Backlog::drop() {
+  CHECK(!dropped_);
+  if (on_disk_ever_ || durable_) journal_.drop(id_);
+  dropped_ = true;
+  returned_.clear();
+  head_ = tail_ = {};
+  disk_ = {};
+  ++read_number_;
+  resident_.remove(this);
+}
+
+}  // namespace sluice::broker

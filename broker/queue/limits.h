@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+// What a queue keeps in RAM, and how it writes.
+namespace sluice::broker {
+
+// Each of a queue's two windows, in bytes of records, while memory is there for it; and where it
+// is not.
+inline constexpr size_t kWindowBytes = 4u << 20;
+inline constexpr size_t kWindowMinBytes = 16u << 10;
+// Backlogs that give memory back in one turn of the loop.
+inline constexpr size_t kShrinksPerTurn = 64;
+
+// One read of messages that are only on disk.
+inline constexpr size_t kPageCountMax = 8192;
+inline constexpr size_t kPageBytesMax = 1u << 20;
+// How many messages that were given back are read again at once.
+inline constexpr size_t kReturnedPageCount = 256;
+
+// After so many appends the store is told their sum anew: a start reads no more to count them.
+inline constexpr uint32_t kUnsummedCountMax = 256;
+inline constexpr size_t kUnsummedBytesMax = 256u << 10;
+
+// How long changes may gather that nobody waits for, and how many bytes of messages.
+inline constexpr uint64_t kQuietCommitMs = 5;
+inline constexpr size_t kQuietBytesMax = 1u << 20;
+
+}  // namespace sluice::broker
