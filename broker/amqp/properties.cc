@@ -54,7 +54,14 @@ Properties Properties::of_stored(Bytes bytes) {
 
 std::string Properties::encode() const {
   std::string out;
-  Writer writer(out);
+  {
+    Writer writer(out);
+    write(writer);
+  }
+  return out;
+}
+
+void Properties::write(Writer& writer) const {
   uint16_t flags = 0;
   uint16_t bit = 1u << 15;
   each(*this, [&](const auto& property) {
@@ -75,7 +82,6 @@ std::string Properties::encode() const {
       writer.u64(*property);
     }
   });
-  return out;
 }
 
 bool is_persistent(Bytes properties) {

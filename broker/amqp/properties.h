@@ -28,6 +28,7 @@ struct Properties {
   // can not be read.
   static Properties of_stored(Bytes bytes);
   std::string encode() const;
+  void write(Writer& writer) const;
 
   bool persistent() const { return delivery_mode == kPersistent; }
 };

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -66,12 +68,18 @@ class Reader {
   bool ok_ = true;
 };
 
-// Appends AMQP's elementary types to a buffer of the caller's.
+// Appends AMQP's elementary types to a string of the caller's, who leaves that alone as long as the
+// Writer lives: meanwhile it is longer than what was written.
 class Writer {
  public:
-  explicit Writer(std::string& out) : out_(out) {}
+  explicit Writer(std::string& out) : out_(out), at_(out.data() + out.size()) {
+    extend(out.capacity());
+  }
+  ~Writer() { out_.resize(size()); }
+  Writer(const Writer&) = delete;
+  Writer& operator=(const Writer&) = delete;
 
-  void u8(uint8_t value) { out_.push_back(static_cast<char>(value)); }
+  void u8(uint8_t value) { integer<1>(value); }
   void u16(uint16_t value) { integer<2>(value); }
   void u32(uint32_t value) { integer<4>(value); }
   void u64(uint64_t value) { integer<8>(value); }
@@ -79,31 +87,53 @@ class Writer {
   void short_string(std::string_view text) {
     text = text.substr(0, 255);
     u8(static_cast<uint8_t>(text.size()));
-    out_.append(text);
+    raw(as_bytes(text));
   }
   void long_string(Bytes bytes) {
     u32(static_cast<uint32_t>(bytes.size()));
     raw(bytes);
   }
-  void raw(Bytes bytes) { out_.append(as_text(bytes)); }
+  void raw(Bytes bytes) {
+    if (bytes.empty()) return;
+    make_room(bytes.size());
+    std::memcpy(at_, bytes.data(), bytes.size());
+    at_ += bytes.size();
+  }
 
-  size_t size() const { return out_.size(); }
+  size_t size() const { return static_cast<size_t>(at_ - out_.data()); }
   // Fills in a length that was not known when its place was written.
   void set_u32(size_t at, uint32_t value) {
-    for (int i = 0; i < 4; ++i) out_[at + i] = static_cast<char>(value >> (24 - 8 * i));
+    value = __builtin_bswap32(value);
+    std::memcpy(out_.data() + at, &value, sizeof value);
   }
 
  private:
+  static_assert(std::endian::native == std::endian::little);
+
   template <size_t kBytes>
   void integer(uint64_t value) {
-    char bytes[kBytes];
-    for (size_t i = 0; i < kBytes; ++i) {
-      bytes[i] = static_cast<char>(value >> (8 * (kBytes - 1 - i)));
+    make_room(kBytes);
+    value = __builtin_bswap64(value) >> (64 - 8 * kBytes);
+    std::memcpy(at_, &value, kBytes);
+    at_ += kBytes;
+  }
+
+  void make_room(size_t bytes) {
+    if (static_cast<size_t>(end_ - at_) < bytes) [[unlikely]] {
+      extend(std::max(size() + bytes, 2 * out_.size()));
     }
-    out_.append(bytes, kBytes);
+  }
+  // The string's length becomes `bytes`; what lies behind at_ is not initialized.
+  void extend(size_t bytes) {
+    size_t written = size();
+    out_.resize_and_overwrite(bytes, [](char*, size_t length) { return length; });
+    at_ = out_.data() + written;
+    end_ = out_.data() + out_.size();
   }
 
   std::string& out_;
+  char* at_;
+  char* end_;
 };
 
 }  // namespace sluice::amqp

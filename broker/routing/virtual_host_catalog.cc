@@ -15,8 +15,10 @@ using storage::CatalogKind;
 
 std::string encoded(const amqp::Table& table) {
   std::string bytes;
-  amqp::Writer writer(bytes);
-  amqp::write_table(writer, table);
+  {
+    amqp::Writer writer(bytes);
+    amqp::write_table(writer, table);
+  }
   return bytes;
 }
 
@@ -43,11 +45,13 @@ std::string finished(flatbuffers::FlatBufferBuilder& builder) {
 // Binding names may hold any byte, so the parts carry their lengths.
 std::string binding_key(const Exchange& exchange, const Binding& binding) {
   std::string key;
-  amqp::Writer writer(key);
-  writer.short_string(exchange.settings().name);
-  writer.short_string(binding.queue->name());
-  writer.short_string(binding.routing_key);
-  amqp::write_table(writer, binding.arguments);
+  {
+    amqp::Writer writer(key);
+    writer.short_string(exchange.settings().name);
+    writer.short_string(binding.queue->name());
+    writer.short_string(binding.routing_key);
+    amqp::write_table(writer, binding.arguments);
+  }
   return key;
 }
 

@@ -40,11 +40,13 @@ TEST(Frame, IncompleteUntilItsLastByte) {
 
 std::string body_frame(size_t payload_bytes) {
   std::string out;
-  Writer writer(out);
-  writer.u8(3);
-  writer.u16(1);
-  writer.long_string(as_bytes(std::string(payload_bytes, 'x')));
-  writer.u8(kFrameEnd);
+  {
+    Writer writer(out);
+    writer.u8(3);
+    writer.u16(1);
+    writer.long_string(as_bytes(std::string(payload_bytes, 'x')));
+    writer.u8(kFrameEnd);
+  }
   return out;
 }
 

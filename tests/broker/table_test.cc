@@ -10,8 +10,10 @@ namespace {
 
 std::string encoded(const Table& table) {
   std::string out;
-  Writer writer(out);
-  write_table(writer, table);
+  {
+    Writer writer(out);
+    write_table(writer, table);
+  }
   return out;
 }
 

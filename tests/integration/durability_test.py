@@ -56,7 +56,8 @@ class Killed(DurabilityCase):
         consumer.basic_qos(prefetch_count=50)
         acked, unsettled = set(), set()
         try:
-            while sum(p.sent for p in publishers) < kill_at:
+            while sum(p.sent for p in publishers) < kill_at or not any(
+                    p.confirmed for p in publishers):
                 method, _, body = consumer.basic_get(queue)
                 if method is None:
                     continue
