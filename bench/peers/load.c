@@ -1,246 +1,422 @@
-/* One AMQP client's load, the same for every broker: publish with confirms, or consume with acks.
- *
- *   load publish HOST PORT QUEUE COUNT SIZE WINDOW
- *   load consume HOST PORT QUEUE COUNT PREFETCH
- *
- * prints one line of JSON: {"messages": n, "seconds": s, "rate": n/s}. The queue is declared
- * durable, messages are persistent. librabbitmq makes the connection; published frames are then
- * written many to a system call and confirms read likewise, so that the client is no part of what
- * is measured. */
-#include <amqp.h>
-#include <amqp_tcp_socket.h>
-#include <endian.h>
+#include "load.h"
+
 #include <errno.h>
-#include <fcntl.h>
+#include <getopt.h>
+#include <pthread.h>
 #include <stdarg.h>
-#include <stdint.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
-enum { kChannel = 1, kFrameOverhead = 8, kFrameEnd = 0xce };
+/* Open loop: how long the broker is warmed up before latencies count. */
+static const int64_t kWarmUpNs = 1000000000;
 
-static void fail(const char* format, ...) {
+struct options options = {.host = "127.0.0.1",
+                          .prefix = "bench",
+                          .queues = 1,
+                          .connections = 1,
+                          .count = 100000,
+                          .size = 256,
+                          .window = 1000,
+                          .prefetch = 1000};
+
+static struct publisher* publishers;
+static struct consumer* consumers;
+static pthread_barrier_t started;
+static int64_t start_ns;
+
+/* By the number of the message in the load. */
+static atomic_uchar* seen;
+static int64_t* delivery_ns;
+
+static atomic_uint_fast64_t published;
+static atomic_uint_fast64_t taken;
+/* How many there are to take; known when all publishers are done. */
+static atomic_uint_fast64_t expected = UINT64_MAX;
+static atomic_uint publishing;
+static atomic_int_fast64_t last_confirm_ns;
+static atomic_int_fast64_t last_delivery_ns;
+
+void fail(const char* format, ...) {
   va_list arguments;
   va_start(arguments, format);
   fputs("load: ", stderr);
   vfprintf(stderr, format, arguments);
   fputc('\n', stderr);
   va_end(arguments);
-  exit(1);
+  /* Other threads are in the middle of things. */
+  _Exit(1);
 }
 
-static double now_s(void) {
+static void* array(uint64_t count, size_t size) {
+  void* memory = calloc(count, size);
+  if (memory == NULL) fail("no memory for %llu messages", (unsigned long long)count);
+  return memory;
+}
+
+int64_t now_ns(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-static void report(uint64_t messages, double seconds) {
-  printf("{\"messages\": %llu, \"seconds\": %.6f, \"rate\": %.1f}\n", (unsigned long long)messages,
-         seconds, (double)messages / seconds);
+void queue_name(unsigned queue, char name[kQueueNameMax]) {
+  snprintf(name, kQueueNameMax, "%s-%03u", options.prefix, queue);
 }
 
-static void check(amqp_connection_state_t connection, const char* what) {
-  amqp_rpc_reply_t reply = amqp_get_rpc_reply(connection);
-  if (reply.reply_type != AMQP_RESPONSE_NORMAL) fail("%s was refused", what);
+unsigned queue_of(const struct publisher* publisher, uint64_t number) {
+  return (unsigned)((publisher->index + number) % options.queues);
 }
 
-static amqp_connection_state_t open_connection(const char* host, int port, const char* queue) {
-  amqp_connection_state_t connection = amqp_new_connection();
-  amqp_socket_t* socket = amqp_tcp_socket_new(connection);
-  if (socket == NULL || amqp_socket_open(socket, host, port) != 0)
-    fail("no broker at %s:%d", host, port);
-  amqp_rpc_reply_t login =
-      amqp_login(connection, "/", 0, 131072, 0, AMQP_SASL_METHOD_PLAIN, "guest", "guest");
-  if (login.reply_type != AMQP_RESPONSE_NORMAL) fail("login was refused");
-  amqp_channel_open(connection, kChannel);
-  check(connection, "channel.open");
-  amqp_queue_declare(connection, kChannel, amqp_cstring_bytes(queue), /*passive=*/0, /*durable=*/1,
-                     /*exclusive=*/0, /*auto_delete=*/0, amqp_empty_table);
-  check(connection, "queue.declare");
-  return connection;
+int consumes_from(const struct consumer* consumer, unsigned queue) {
+  return options.queues >= options.connections ? queue % options.connections == consumer->index
+                                               : consumer->index % options.queues == queue;
 }
 
-static char* put(char* at, const void* data, size_t size) {
-  memcpy(at, data, size);
-  return at + size;
+/* When a publisher's message is to be sent in an open loop. */
+static int64_t due_ns(const struct publisher* publisher, uint64_t number) {
+  uint64_t position = number * options.connections + publisher->index;
+  return start_ns + (int64_t)((double)position * 1e9 / options.rate);
 }
 
-static char* put_frame_start(char* at, uint8_t type, uint32_t payload_size) {
-  uint16_t channel = htobe16(kChannel);
-  uint32_t size = htobe32(payload_size);
-  *at++ = (char)type;
-  at = put(at, &channel, 2);
-  return put(at, &size, 4);
+void stamp_body(struct publisher* publisher, uint64_t number, char* body, int64_t now) {
+  uint64_t position = number * options.connections + publisher->index;
+  /* In an open loop a message that leaves late is late, whoever is to blame. */
+  int64_t stamp = options.rate > 0 ? due_ns(publisher, number) : now;
+  publisher->stamp_ns[number] = stamp;
+  memcpy(body, &stamp, 8);
+  memcpy(body + 8, &position, 8);
 }
 
-/* One whole publish to the default exchange: method, header (delivery-mode 2), body. */
-static size_t encode_publish(char* buffer, const char* queue, size_t body_size) {
-  size_t name_size = strlen(queue);
-  char* at = put_frame_start(buffer, AMQP_FRAME_METHOD, (uint32_t)(4 + 2 + 1 + 1 + name_size + 1));
-  at = put(at,
-           "\0\x3c\0\x28"
-           "\0\0"
-           "\0",
-           7);
-  *at++ = (char)name_size;
-  at = put(at, queue, name_size);
-  *at++ = 0;
-  *at++ = (char)kFrameEnd;
-
-  uint64_t size = htobe64(body_size);
-  at = put_frame_start(at, AMQP_FRAME_HEADER, 15);
-  at = put(at, "\0\x3c\0\0", 4);
-  at = put(at, &size, 8);
-  at = put(at, "\x10\0\x02", 3);
-  *at++ = (char)kFrameEnd;
-
-  if (body_size > 0) {
-    at = put_frame_start(at, AMQP_FRAME_BODY, (uint32_t)body_size);
-    for (size_t i = 0; i < body_size; i++) *at++ = (char)('a' + i % 26);
-    *at++ = (char)kFrameEnd;
+void publisher_confirmed(struct publisher* publisher, uint64_t number, int64_t now) {
+  if (number >= publisher->share || publisher->stamp_ns[number] == 0) {
+    fail("message %llu was confirmed and never sent", (unsigned long long)number);
   }
-  return (size_t)(at - buffer);
-}
-
-static void send_all(int socket, const char* data, size_t size) {
-  while (size > 0) {
-    ssize_t sent = send(socket, data, size, MSG_NOSIGNAL);
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent <= 0) fail("send: %s", strerror(errno));
-    data += sent;
-    size -= (size_t)sent;
+  if (publisher->done[number]) {
+    fail("message %llu was confirmed twice", (unsigned long long)number);
   }
+  publisher->done[number] = 1;
+  publisher->confirm_ns[number] = now - publisher->stamp_ns[number];
+  publisher->confirmed++;
 }
 
-/* Which publishes are confirmed: singly, or all up to a tag. */
-struct confirms {
-  unsigned char* done;
-  uint64_t all_up_to;
-  uint64_t count;
-};
+uint64_t number_in_body(const char* body) {
+  uint64_t position;
+  memcpy(&position, body + 8, 8);
+  return position / options.connections;
+}
 
-static void confirm(struct confirms* confirms, uint64_t tag, int multiple) {
-  for (uint64_t at = multiple ? confirms->all_up_to + 1 : tag; at <= tag; at++) {
-    confirms->count += !confirms->done[at];
-    confirms->done[at] = 1;
+static void keep_latest(atomic_int_fast64_t* latest, int64_t now) {
+  int_fast64_t before = atomic_load_explicit(latest, memory_order_relaxed);
+  while (before < now && !atomic_compare_exchange_weak(latest, &before, now)) continue;
+}
+
+void delivered(const char* body, size_t size) {
+  if (size != options.size) fail("a body of %zu bytes was delivered", size);
+  int64_t stamp;
+  uint64_t position;
+  memcpy(&stamp, body, 8);
+  memcpy(&position, body + 8, 8);
+  if (position >= options.count) fail("a message was delivered that was never sent");
+  if (atomic_exchange_explicit(&seen[position], 1, memory_order_relaxed) != 0) {
+    fail("message %llu was delivered twice", (unsigned long long)position);
   }
-  if (multiple && tag > confirms->all_up_to) confirms->all_up_to = tag;
+  int64_t now = now_ns();
+  delivery_ns[position] = now - stamp;
+  keep_latest(&last_delivery_ns, now);
+  atomic_fetch_add(&taken, 1);
 }
 
-/* Reads what the broker has sent, at least one byte of it. */
-static void read_confirms(int socket, uint64_t sent, struct confirms* confirms) {
-  static unsigned char buffer[65536];
-  static size_t filled;
-  ssize_t got = recv(socket, buffer + filled, sizeof buffer - filled, 0);
-  if (got <= 0)
-    fail("the connection ended after %llu confirms", (unsigned long long)confirms->count);
-  filled += (size_t)got;
-  size_t at = 0;
-  while (filled - at >= kFrameOverhead) {
-    uint32_t size;
-    memcpy(&size, buffer + at + 3, 4);
-    size = be32toh(size);
-    if (size > sizeof buffer - kFrameOverhead) fail("a frame of %u bytes among the confirms", size);
-    if (filled - at < size + kFrameOverhead) break;
-    const unsigned char* payload = buffer + at + 7;
-    if (buffer[at] == AMQP_FRAME_METHOD) {
-      uint64_t tag;
-      if (size < 13 || memcmp(payload, "\0\x3c\0\x50", 4) != 0)
-        fail("no confirm, but another method");
-      memcpy(&tag, payload + 4, 8);
-      tag = be64toh(tag);
-      if (tag > sent) fail("a confirm of what was never sent");
-      confirm(confirms, tag, payload[12] & 1);
+int all_delivered(void) { return atomic_load(&taken) >= atomic_load(&expected); }
+
+static void publish_closed_loop(struct publisher* publisher) {
+  const int64_t end_ns =
+      options.seconds > 0 ? start_ns + (int64_t)(options.seconds * 1e9) : INT64_MAX;
+  uint64_t confirmed = 0;
+  for (;;) {
+    uint64_t room = options.window - (publisher->sent - confirmed);
+    uint64_t left = now_ns() < end_ns ? publisher->share - publisher->sent : 0;
+    uint64_t count = room < left ? room : left;
+    if (count > 0) {
+      publisher_send(publisher, count);
+      publisher->sent += count;
     }
-    at += size + kFrameOverhead;
+    if (confirmed == publisher->sent) return;
+    confirmed = publisher_await(publisher, INT64_MAX);
   }
-  memmove(buffer, buffer + at, filled - at);
-  filled -= at;
 }
 
-static void publish(amqp_connection_state_t connection, const char* queue, uint64_t count,
-                    size_t size, uint64_t window) {
-  amqp_confirm_select(connection, kChannel);
-  check(connection, "confirm.select");
-  if (size > 131072 - kFrameOverhead) fail("a body of %zu bytes does not fit one frame", size);
-
-  char* one = malloc(size + 1024);
-  size_t one_size = encode_publish(one, queue, size);
-  uint64_t batch = 65536 / one_size + 1;
-  if (batch > window) batch = window;
-  char* many = malloc(one_size * batch);
-  for (uint64_t i = 0; i < batch; i++) memcpy(many + i * one_size, one, one_size);
-
-  int socket = amqp_get_sockfd(connection);
-  /* librabbitmq leaves it non-blocking. */
-  if (fcntl(socket, F_SETFL, fcntl(socket, F_GETFL) & ~O_NONBLOCK) != 0)
-    fail("fcntl: %s", strerror(errno));
-  uint64_t sent = 0;
-  struct confirms confirms = {calloc(count + 1, 1), 0, 0};
-  double start = now_s();
-  while (confirms.count < count) {
-    while (sent < count && sent - confirms.count < window) {
-      uint64_t room = window - (sent - confirms.count);
-      uint64_t now = room < batch ? room : batch;
-      if (now > count - sent) now = count - sent;
-      send_all(socket, many, now * one_size);
-      sent += now;
+/* Sends what is due, however long that took and whatever is unconfirmed. */
+static void publish_open_loop(struct publisher* publisher) {
+  uint64_t confirmed = 0;
+  while (publisher->sent < publisher->share) {
+    int64_t now = now_ns();
+    uint64_t count = 0;
+    while (publisher->sent + count < publisher->share &&
+           due_ns(publisher, publisher->sent + count) <= now) {
+      count++;
     }
-    read_confirms(socket, sent, &confirms);
+    if (count > 0) {
+      publisher_send(publisher, count);
+      publisher->sent += count;
+    }
+    if (publisher->sent < publisher->share) {
+      confirmed = publisher_await(publisher, due_ns(publisher, publisher->sent));
+    }
   }
-  report(count, now_s() - start);
-  free(confirms.done);
-  free(many);
-  free(one);
+  while (confirmed < publisher->sent) confirmed = publisher_await(publisher, INT64_MAX);
 }
 
-static void consume(amqp_connection_state_t connection, const char* queue, uint64_t count,
-                    uint16_t prefetch) {
-  amqp_basic_qos(connection, kChannel, 0, prefetch, 0);
-  check(connection, "basic.qos");
-  double start = now_s();
-  amqp_basic_consume(connection, kChannel, amqp_cstring_bytes(queue), amqp_empty_bytes, 0, 0, 0,
-                     amqp_empty_table);
-  check(connection, "basic.consume");
-  const uint64_t ack_every = prefetch / 4 ? prefetch / 4 : 1;
-  for (uint64_t taken = 1; taken <= count; taken++) {
-    amqp_envelope_t envelope;
-    amqp_maybe_release_buffers(connection);
-    struct timeval timeout = {30, 0};
-    if (amqp_consume_message(connection, &envelope, &timeout, 0).reply_type !=
-        AMQP_RESPONSE_NORMAL) {
-      fail("no delivery after %llu messages", (unsigned long long)(taken - 1));
-    }
-    if (taken % ack_every == 0 || taken == count) {
-      amqp_basic_ack(connection, kChannel, envelope.delivery_tag, /*multiple=*/1);
-    }
-    amqp_destroy_envelope(&envelope);
+static void* run_publisher(void* argument) {
+  struct publisher* publisher = argument;
+  pthread_barrier_wait(&started);
+  if (options.rate > 0) {
+    publish_open_loop(publisher);
+  } else {
+    publish_closed_loop(publisher);
   }
-  report(count, now_s() - start);
+  keep_latest(&last_confirm_ns, now_ns());
+  atomic_fetch_add(&published, publisher->sent);
+  if (atomic_fetch_sub(&publishing, 1) == 1) atomic_store(&expected, atomic_load(&published));
+  return NULL;
+}
+
+static void* run_consumer(void* argument) {
+  struct consumer* consumer = argument;
+  pthread_barrier_wait(&started);
+  /* With a publisher beside it a consumer is there first. */
+  if (publishers == NULL) consumer_start(consumer);
+  while (!all_delivered()) consumer_poll(consumer);
+  consumer_finish(consumer);
+  return NULL;
+}
+
+static void open_publishers(void) {
+  publishers = array(options.connections, sizeof *publishers);
+  for (unsigned i = 0; i < options.connections; i++) {
+    struct publisher* publisher = &publishers[i];
+    publisher->index = i;
+    publisher->share = options.count / options.connections;
+    publisher->done = array(publisher->share, 1);
+    publisher->stamp_ns = array(publisher->share, sizeof(int64_t));
+    publisher->confirm_ns = array(publisher->share, sizeof(int64_t));
+    publisher_open(publisher);
+  }
+  publishing = options.connections;
+}
+
+static void open_consumers(void) {
+  seen = array(options.count, 1);
+  delivery_ns = array(options.count, sizeof(int64_t));
+  consumers = array(options.connections, sizeof *consumers);
+  for (unsigned i = 0; i < options.connections; i++) {
+    consumers[i].index = i;
+    consumer_open(&consumers[i]);
+    if (publishers != NULL) consumer_start(&consumers[i]);
+  }
+}
+
+static int compare(const void* left, const void* right) {
+  int64_t a = *(const int64_t*)left;
+  int64_t b = *(const int64_t*)right;
+  return (a > b) - (a < b);
+}
+
+static void print_percentiles(const char* name, int64_t* values_ns, uint64_t count) {
+  static const double kPercentiles[] = {50, 95, 99, 99.9};
+  if (count == 0) return;
+  qsort(values_ns, count, sizeof *values_ns, compare);
+  printf(", \"%s\": {", name);
+  for (size_t i = 0; i < sizeof kPercentiles / sizeof kPercentiles[0]; i++) {
+    uint64_t at = (uint64_t)((double)count * kPercentiles[i] / 100);
+    printf("%s\"p%g\": %.1f", i > 0 ? ", " : "", kPercentiles[i],
+           (double)values_ns[at < count ? at : count - 1] / 1e3);
+  }
+  printf(", \"max\": %.1f}", (double)values_ns[count - 1] / 1e3);
+}
+
+/* Messages that were due before this are no part of the percentiles. */
+static int64_t counted_from_ns(void) { return options.rate > 0 ? start_ns + kWarmUpNs : 0; }
+
+static void print_latencies(void) {
+  int64_t* values = array(options.count, sizeof *values);
+  uint64_t count = 0;
+  for (unsigned i = 0; i < options.connections; i++) {
+    for (uint64_t number = 0; number < publishers[i].sent; number++) {
+      if (publishers[i].stamp_ns[number] < counted_from_ns()) continue;
+      values[count++] = publishers[i].confirm_ns[number];
+    }
+  }
+  print_percentiles("confirm_us", values, count);
+  count = 0;
+  for (unsigned i = 0; consumers != NULL && i < options.connections; i++) {
+    for (uint64_t number = 0; number < publishers[i].sent; number++) {
+      if (publishers[i].stamp_ns[number] < counted_from_ns()) continue;
+      values[count++] = delivery_ns[number * options.connections + i];
+    }
+  }
+  print_percentiles("delivery_us", values, count);
+  free(values);
+}
+
+static double cpu_s(void) {
+  struct rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return (double)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) +
+         (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+}
+
+/* Lets whoever drives the programs look at the broker in between; end of file lets it go on. */
+static void await_word(void) {
+  fflush(stdout);
+  for (int byte = getchar(); byte != EOF && byte != '\n'; byte = getchar()) continue;
+}
+
+static void start_thread(pthread_t* thread, void* (*run)(void*), void* argument) {
+  int error = pthread_create(thread, NULL, run, argument);
+  if (error != 0) fail("pthread_create: %s", strerror(error));
+}
+
+static void run(int publish, int consume) {
+  if (publish) {
+    queues_declare();
+    open_publishers();
+  } else {
+    expected = options.expect;
+  }
+  if (consume) open_consumers();
+  const unsigned threads = options.connections * (unsigned)(publish + consume);
+  pthread_t* thread = array(threads, sizeof *thread);
+  pthread_barrier_init(&started, NULL, threads + 1);
+  unsigned made = 0;
+  for (unsigned i = 0; i < options.connections; i++) {
+    if (consume) start_thread(&thread[made++], run_consumer, &consumers[i]);
+    if (publish) start_thread(&thread[made++], run_publisher, &publishers[i]);
+  }
+  puts("ready");
+  await_word();
+
+  const double cpu_before_s = cpu_s();
+  start_ns = now_ns();
+  pthread_barrier_wait(&started);
+  for (unsigned i = 0; i < threads; i++) pthread_join(thread[i], NULL);
+  const double cpu_used_s = cpu_s() - cpu_before_s;
+
+  const uint64_t messages = atomic_load(&expected);
+  const int64_t end_ns = consume ? last_delivery_ns : last_confirm_ns;
+  const double seconds = (double)(end_ns - start_ns) * 1e-9;
+  printf("{\"messages\": %llu, \"seconds\": %.6f, \"rate\": %.1f, \"client_cpu_us\": %.3f",
+         (unsigned long long)messages, seconds, (double)messages / seconds,
+         cpu_used_s * 1e6 / (double)messages);
+  if (publish) print_latencies();
+  puts("}");
+  await_word();
+  for (unsigned i = 0; publish && i < options.connections; i++) publisher_close(&publishers[i]);
+  for (unsigned i = 0; consume && i < options.connections; i++) consumer_close(&consumers[i]);
+}
+
+static const char kUsage[] =
+    "usage: %s COMMAND [OPTION VALUE]...\n"
+    "  publish   declares queues, publishes and takes confirms\n"
+    "  drain     consumes and acknowledges --expect messages that publish --count left\n"
+    "  both      publish, and consume at the same time; with --rate in an open loop\n"
+    "  depth     prints how many messages are queued\n"
+    "  delete    deletes the queues\n"
+    "--host --port --prefix --queue-type --queues --connections --count --expect\n"
+    "--seconds --size --window --prefetch --rate\n"
+    "Prints `ready`, waits for a line or the end of stdin, prints its figures in JSON, waits "
+    "again.\n";
+
+static const struct option kOptions[] = {
+    {"host", required_argument, NULL, 'h'},     {"port", required_argument, NULL, 'p'},
+    {"prefix", required_argument, NULL, 'n'},   {"queue-type", required_argument, NULL, 't'},
+    {"queues", required_argument, NULL, 'q'},   {"connections", required_argument, NULL, 'c'},
+    {"count", required_argument, NULL, 'm'},    {"seconds", required_argument, NULL, 's'},
+    {"size", required_argument, NULL, 'b'},     {"window", required_argument, NULL, 'w'},
+    {"prefetch", required_argument, NULL, 'f'}, {"rate", required_argument, NULL, 'r'},
+    {"expect", required_argument, NULL, 'e'},   {NULL, 0, NULL, 0}};
+
+static void parse(int argc, char** argv) {
+  for (int key; (key = getopt_long(argc, argv, "", kOptions, NULL)) != -1;) {
+    switch (key) {
+      case 'h':
+        options.host = optarg;
+        break;
+      case 'p':
+        options.port = atoi(optarg);
+        break;
+      case 'n':
+        options.prefix = optarg;
+        break;
+      case 't':
+        options.queue_type = optarg;
+        break;
+      case 'q':
+        options.queues = (unsigned)atoi(optarg);
+        break;
+      case 'c':
+        options.connections = (unsigned)atoi(optarg);
+        break;
+      case 'm':
+        options.count = strtoull(optarg, NULL, 10);
+        break;
+      case 'e':
+        options.expect = strtoull(optarg, NULL, 10);
+        break;
+      case 's':
+        options.seconds = atof(optarg);
+        break;
+      case 'b':
+        options.size = strtoull(optarg, NULL, 10);
+        break;
+      case 'w':
+        options.window = strtoull(optarg, NULL, 10);
+        break;
+      case 'f':
+        options.prefetch = (unsigned)atoi(optarg);
+        break;
+      case 'r':
+        options.rate = atof(optarg);
+        break;
+      default:
+        fail("%s", "see the usage, which is printed without arguments");
+    }
+  }
+  if (optind != argc - 1) {
+    fprintf(stderr, kUsage, argv[0]);
+    exit(2);
+  }
+  options.command = argv[optind];
+  if (options.port <= 0) fail("%s", "--port is missing");
+  if (options.queues == 0 || options.queues > 1000) fail("%s", "--queues is 1 to 1000");
+  if (options.connections == 0 || options.prefetch == 0 || options.window == 0) {
+    fail("%s", "--connections, --prefetch and --window are at least 1");
+  }
+  if (options.size < kBodyMin) fail("--size is at least %d", kBodyMin);
+  if (options.expect == 0) options.expect = options.count;
+  if (options.count < options.connections) fail("%s", "--count is at least --connections");
 }
 
 int main(int argc, char** argv) {
-  if (argc == 8 && strcmp(argv[1], "publish") == 0) {
-    amqp_connection_state_t connection = open_connection(argv[2], atoi(argv[3]), argv[4]);
-    publish(connection, argv[4], strtoull(argv[5], NULL, 10), strtoull(argv[6], NULL, 10),
-            strtoull(argv[7], NULL, 10));
-    return 0;
+  /* A thread that waits for its next message must wake in time. */
+  prctl(PR_SET_TIMERSLACK, 1UL);
+  parse(argc, argv);
+  if (strcmp(options.command, "publish") == 0) {
+    run(1, 0);
+  } else if (strcmp(options.command, "drain") == 0) {
+    run(0, 1);
+  } else if (strcmp(options.command, "both") == 0) {
+    run(1, 1);
+  } else if (strcmp(options.command, "depth") == 0) {
+    printf("%llu\n", (unsigned long long)queues_depth());
+  } else if (strcmp(options.command, "delete") == 0) {
+    queues_delete();
+  } else {
+    fail("unknown command %s", options.command);
   }
-  if (argc == 7 && strcmp(argv[1], "consume") == 0) {
-    amqp_connection_state_t connection = open_connection(argv[2], atoi(argv[3]), argv[4]);
-    consume(connection, argv[4], strtoull(argv[5], NULL, 10), (uint16_t)atoi(argv[6]));
-    /* A clean close makes sure that the last acks have arrived. */
-    amqp_connection_close(connection, AMQP_REPLY_SUCCESS);
-    return 0;
-  }
-  fprintf(stderr,
-          "usage: %s publish HOST PORT QUEUE COUNT SIZE WINDOW\n"
-          "       %s consume HOST PORT QUEUE COUNT PREFETCH\n",
-          argv[0], argv[0]);
-  return 2;
+  return 0;
 }

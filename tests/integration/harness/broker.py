@@ -5,6 +5,7 @@ tests expect is what an established broker does. SLUICED names the sluiced to te
 """
 
 import atexit
+import contextlib
 import os
 import pathlib
 import re
@@ -215,7 +216,8 @@ class RabbitMq(Broker):
             self._epmd = subprocess.Popen(
                 [shutil.which("epmd") or "/usr/bin/epmd", "-port", str(self._epmd_port),
                  "-address", self.host], env=env, cwd=self._folder, stdin=subprocess.DEVNULL,
-                preexec_fn=end_with_parent)
+                # Without it a starting server makes one of its own; so Ctrl-C must not reach it.
+                start_new_session=True, preexec_fn=end_with_parent)
         self._launch(["/usr/lib/rabbitmq/bin/rabbitmq-server"], env=env)
         self._process.await_line(lambda line: "Server startup complete" in line, timeout_s=90.0)
         self._server_pid = int((self._folder / "rabbitmq.pid").read_text())
@@ -225,8 +227,10 @@ class RabbitMq(Broker):
         time.sleep(3.5)
 
     def kill(self):
-        if self._server_pid and alive(self._server_pid):
-            os.kill(self._server_pid, signal.SIGKILL)
+        # The script and the server are one process group; while it starts nobody knows the server's pid.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        if self._server_pid:
             await_until(lambda: not alive(self._server_pid), 10.0, "RabbitMQ to be gone")
         self._process.kill()
 
