@@ -4,6 +4,8 @@
 #include <string>
 #include <variant>
 
+#include "storage/limits.h"
+
 namespace sluice::broker {
 
 struct Address {
@@ -18,7 +20,9 @@ struct Config {
   std::string data_dir = "sluice-data";
   Address listen{"127.0.0.1", 5672};
   Address admin{"127.0.0.1", 15672};
-  std::string executor;  // path of sluice-executor; empty: beside this program
+  std::string executor;         // path of sluice-executor; empty: beside this program
+  std::string sync = "always";  // or interval, none: storage::SyncMode
+  uint64_t sync_interval_ms = storage::kSyncIntervalMs;
   std::string log_level = "info";
   bool check_only = false;
 };

@@ -72,6 +72,11 @@ std::string find_executor(const std::string& given) {
   return folder / "sluice-executor";
 }
 
+storage::SyncMode sync_mode(const std::string& name) {
+  if (name == "interval") return storage::SyncMode::kInterval;
+  return name == "none" ? storage::SyncMode::kNone : storage::SyncMode::kAlways;
+}
+
 int fail_start(const Error& error) {
   spdlog::critical("{}", error.message);
   return 1;
@@ -82,7 +87,10 @@ class Process {
   explicit Process(Config config) : config_(std::move(config)) {}
 
   int run() {
-    auto store = storage::open_rocksdb({.directory = config_.data_dir});
+    auto store = storage::open_rocksdb(
+        {.directory = config_.data_dir,
+         .sync = sync_mode(config_.sync),
+         .sync_interval = std::chrono::milliseconds(config_.sync_interval_ms)});
     if (!store) return fail_start(store.error());
     store_ = std::move(*store);
     uv_loop_t* loop = uv_default_loop();
@@ -95,7 +103,7 @@ class Process {
                                      shard_->server().flushes(), find_executor(config_.executor));
     if (auto done = dispatcher_->recover(); !done) return fail_start(done.error());
     http_ = std::make_unique<admin::HttpServer>(*shard_);
-    admin::add_overview(*http_, *shard_, *dispatcher_);
+    admin::add_overview(*http_, *shard_, *dispatcher_, config_);
     admin::add_topology(*http_, *shard_);
     admin::add_functions(*http_, *dispatcher_, loop);
     admin::add_subscriptions(*http_, *dispatcher_);

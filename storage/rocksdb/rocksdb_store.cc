@@ -91,7 +91,9 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
   if (auto known = check_format(options.directory); !known) return known;
   if (auto loaded = load_watermarks(); !loaded) return loaded;
   if (auto taken = take_clean_mark(); !taken) return taken;
-  committer_ = std::make_unique<Committer>(engine_, watermarks_);
+  committer_ = std::make_unique<Committer>(
+      engine_, watermarks_,
+      CommitterOptions{.sync = options.sync, .sync_interval = options.sync_interval});
   return {};
 }
 
@@ -161,6 +163,7 @@ Expected<> RocksdbStore::load_watermarks() {
   if (!at->status().ok()) {
     return std::unexpected(to_error(at->status(), "reading the queue positions"));
   }
+  watermarks_.all_synced();  // recovery has written tables of what the log held
   return {};
 }
 
