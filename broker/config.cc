@@ -70,6 +70,12 @@ std::variant<Config, int> parse_config(int argc, char** argv) {
       ->check(CLI::Range(1, 3'600'000))
       ->type_name("MS")
       ->capture_default_str();
+  app.add_option("--disk-free-min", config.disk_free_min_bytes,
+                 "Publishers are blocked while less is free where the data is, as 512MiB [a "
+                 "twentieth of the disk, at least 256MiB, at most 1GiB]")
+      ->envname("SLUICE_DISK_FREE_MIN")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
   app.add_option("--log-level", config.log_level, "debug, info, warn or error")
       ->envname("SLUICE_LOG_LEVEL")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))

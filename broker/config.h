@@ -23,6 +23,7 @@ struct Config {
   std::string executor;         // path of sluice-executor; empty: beside this program
   std::string sync = "always";  // or interval, none: storage::SyncMode
   uint64_t sync_interval_ms = storage::kSyncIntervalMs;
+  uint64_t disk_free_min_bytes = 0;  // 0: see DiskAlarm
   std::string log_level = "info";
   bool check_only = false;
 };

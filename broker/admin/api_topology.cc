@@ -206,58 +206,62 @@ void add_topology(HttpServer& http, Shard& shard) {
   http.keep(topology);
 }
 
-void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const Config& config) {
+void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const Config& config,
+                  const DiskAlarm& disk_alarm) {
   uint64_t started_at_ms = uv_now(shard.loop());
-  http.route(
-      "GET", "overview",
-      [&shard, &dispatcher, &config, started_at_ms](const RequestPtr&, const Respond& respond) {
-        VirtualHost& vhost = shard.virtual_host();
-        size_t ready = 0, unacked = 0, consumers = 0, channels = 0;
-        for (const auto& [name, queue] : vhost.queues()) {
-          ready += queue->ready_count();
-          unacked += queue->unacked_count();
-          consumers += queue->consumer_count();
-        }
-        for (const auto& connection : shard.server().connections()) {
-          channels += connection->channel_count();
-        }
-        const Counters& counters = vhost.counters();
-        Json storage = {{"sync", config.sync}};
-        if (config.sync == "interval") storage["sync_interval_ms"] = config.sync_interval_ms;
-        respond({200,
-                 {{"product_name", "Sluice"},
-                  {"product_version", SLUICE_VERSION},
-                  {"rabbitmq_version", kCompatibleVersion},
-                  {"node", shard.server().node_name()},
-                  {"uptime_ms", uv_now(shard.loop()) - started_at_ms},
-                  {"listeners", Json::array({{{"protocol", "amqp"},
-                                              {"ip_address", shard.server().host()},
-                                              {"port", shard.server().port()}}})},
-                  {"storage", std::move(storage)},
-                  {"object_totals",
-                   {{"connections", shard.server().connections().size()},
-                    {"channels", channels},
-                    {"exchanges", vhost.exchanges().size()},
-                    {"queues", vhost.queues().size()},
-                    {"consumers", consumers}}},
-                  {"queue_totals",
-                   {{"messages", ready + unacked},
-                    {"messages_ready", ready},
-                    {"messages_unacknowledged", unacked}}},
-                  {"message_stats",
-                   {{"publish", counters.published},
-                    {"confirm", counters.confirmed},
-                    {"deliver_get", counters.delivered},
-                    {"redeliver", counters.redelivered},
-                    {"ack", counters.acked},
-                    {"return_unroutable", counters.returned_unroutable},
-                    {"drop_unroutable", counters.dropped_unroutable},
-                    {"dead_letter", counters.dead_lettered},
-                    {"discard", counters.discarded}}},
-                  {"functions", dispatcher.functions().names().size()},
-                  {"subscriptions", dispatcher.subscriptions().size()},
-                  {"executor", view(dispatcher.executor())}}});
-      });
+  http.route("GET", "overview",
+             [&shard, &dispatcher, &config, &disk_alarm, started_at_ms](const RequestPtr&,
+                                                                        const Respond& respond) {
+               VirtualHost& vhost = shard.virtual_host();
+               size_t ready = 0, unacked = 0, consumers = 0, channels = 0;
+               for (const auto& [name, queue] : vhost.queues()) {
+                 ready += queue->ready_count();
+                 unacked += queue->unacked_count();
+                 consumers += queue->consumer_count();
+               }
+               for (const auto& connection : shard.server().connections()) {
+                 channels += connection->channel_count();
+               }
+               const Counters& counters = vhost.counters();
+               Json storage = {{"sync", config.sync},
+                               {"disk_free_bytes", disk_alarm.free_bytes()},
+                               {"disk_free_min_bytes", disk_alarm.free_min_bytes()},
+                               {"disk_alarm", disk_alarm.on()}};
+               if (config.sync == "interval") storage["sync_interval_ms"] = config.sync_interval_ms;
+               respond({200,
+                        {{"product_name", "Sluice"},
+                         {"product_version", SLUICE_VERSION},
+                         {"rabbitmq_version", kCompatibleVersion},
+                         {"node", shard.server().node_name()},
+                         {"uptime_ms", uv_now(shard.loop()) - started_at_ms},
+                         {"listeners", Json::array({{{"protocol", "amqp"},
+                                                     {"ip_address", shard.server().host()},
+                                                     {"port", shard.server().port()}}})},
+                         {"storage", std::move(storage)},
+                         {"object_totals",
+                          {{"connections", shard.server().connections().size()},
+                           {"channels", channels},
+                           {"exchanges", vhost.exchanges().size()},
+                           {"queues", vhost.queues().size()},
+                           {"consumers", consumers}}},
+                         {"queue_totals",
+                          {{"messages", ready + unacked},
+                           {"messages_ready", ready},
+                           {"messages_unacknowledged", unacked}}},
+                         {"message_stats",
+                          {{"publish", counters.published},
+                           {"confirm", counters.confirmed},
+                           {"deliver_get", counters.delivered},
+                           {"redeliver", counters.redelivered},
+                           {"ack", counters.acked},
+                           {"return_unroutable", counters.returned_unroutable},
+                           {"drop_unroutable", counters.dropped_unroutable},
+                           {"dead_letter", counters.dead_lettered},
+                           {"discard", counters.discarded}}},
+                         {"functions", dispatcher.functions().names().size()},
+                         {"subscriptions", dispatcher.subscriptions().size()},
+                         {"executor", view(dispatcher.executor())}}});
+             });
   http.route("GET", "connections", [&shard](const RequestPtr&, const Respond& respond) {
     Json list = Json::array();
     for (const auto& connection : shard.server().connections()) list.push_back(view(*connection));

@@ -13,6 +13,7 @@
 #include "storage/rocksdb/committer.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/keys.h"
+#include "storage/rocksdb/reclaimer.h"
 
 namespace sluice::storage {
 namespace {
@@ -62,6 +63,7 @@ class RocksdbStore : public Store {
   Expected<QueuePosition> position(QueueId queue) override;
   Expected<std::vector<StoredMessage>> read(QueueId queue, Sequence from, size_t count_max,
                                             size_t bytes_max) override;
+  void reclaim() override { reclaimer_->request(); }
   Expected<> close(const std::vector<Delivered>& delivered) override;
 
  private:
@@ -79,7 +81,9 @@ class RocksdbStore : public Store {
   std::unordered_map<QueueId, Sequence> delivered_;
   // Dropped queues of which nothing is left, their entries included once opening is through.
   std::vector<QueueId> forgotten_;
-  std::unique_ptr<Committer> committer_;  // last: it stops before what it uses goes
+  // Last: they stop before what they use goes.
+  std::unique_ptr<Reclaimer> reclaimer_;
+  std::unique_ptr<Committer> committer_;
 };
 
 Expected<> RocksdbStore::open(const RocksdbOptions& options) {
@@ -91,6 +95,7 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
   if (auto known = check_format(options.directory); !known) return known;
   if (auto loaded = load_watermarks(); !loaded) return loaded;
   if (auto taken = take_clean_mark(); !taken) return taken;
+  reclaimer_ = std::make_unique<Reclaimer>(engine_, watermarks_);
   committer_ = std::make_unique<Committer>(
       engine_, watermarks_,
       CommitterOptions{.sync = options.sync, .sync_interval = options.sync_interval});

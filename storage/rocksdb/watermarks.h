@@ -24,6 +24,14 @@ class Watermarks {
   Sequence get(QueueId queue) const { return find(queue).written; }
   Sequence synced(QueueId queue) const { return find(queue).synced; }
 
+  // Of all queues that have one, what is synced.
+  std::vector<std::pair<QueueId, Sequence>> all() const {
+    std::lock_guard lock(mutex_);
+    std::vector<std::pair<QueueId, Sequence>> all;
+    for (const auto& [queue, watermark] : by_queue_) all.emplace_back(queue, watermark.synced);
+    return all;
+  }
+
   // Never moves back. The write that holds it is in the log.
   void advance(QueueId queue, Sequence watermark) {
     std::lock_guard lock(mutex_);

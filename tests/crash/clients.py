@@ -39,20 +39,18 @@ def holdings(parameters, queues):
 class LedgerConsumer(threading.Thread):
     """Consumes until its connection breaks or `stop`: acks one by one or several, gives some back,
     rejects some, leaves some alone. Tells the ledger which acks are durable by publishing a mark
-    behind them and waiting for its confirm. `ordered`: the queue is fed by publishers alone."""
-
-    MARK_EVERY = 25
+    behind them and waiting for its confirm. `ordered`: the queue is fed by publishers alone.
+    `mark_every` 0: it never publishes."""
 
     def __init__(self, parameters, queue, ledger, rng, requeue=0.0, reject=0.0, leave=0.0,
-                 pause_s=0.0, ordered=True):
+                 pause_s=0.0, ordered=True, mark_every=25):
         super().__init__(daemon=True)
         self._parameters, self._queue, self._ledger, self._rng = parameters, queue, ledger, rng
         self._requeue, self._reject, self._leave = requeue, reject, leave
         self._pause_s = pause_s
-        self._ordered = ordered
+        self._ordered, self._mark_every = ordered, mark_every
         self._stopping = threading.Event()
         self._settled = []   # acked, the mark still to come
-        self._open = []      # (tag, key) to be acked together
         self._last = {}      # publisher -> number, of what was not redelivered
         self.error = None
 
@@ -96,7 +94,7 @@ class LedgerConsumer(threading.Thread):
             self._settled.append(key)
 
     def _mark(self, channel):
-        if len(self._settled) < self.MARK_EVERY:
+        if self._mark_every == 0 or len(self._settled) < self._mark_every:
             return
         settled, self._settled = self._settled, []
         channel.basic_publish("", MARKS, b"", PERSISTENT)  # returns with its confirm

@@ -23,10 +23,15 @@ def seed_from_environment():
 class CrashingBroker(harness.Sluiced):
     """`point` is CALL:NAME:HOW:COUNT for the next start, or None."""
 
-    def __init__(self, arguments=()):
+    def __init__(self, arguments=(), data_dir=None):
         # Functions have tests of their own; without an executor a start is faster.
         super().__init__(["--executor", "/no/such/program", *arguments])
         self.point = None
+        self._data_dir = data_dir
+
+    @property
+    def data_dir(self):
+        return self._data_dir or super().data_dir
 
     def _launch(self, command, env=None):
         if self.point is not None:

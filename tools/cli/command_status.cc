@@ -44,6 +44,12 @@ std::string storage(const Json& overview) {
   if (storage.contains("sync_interval_ms")) {
     text += ", every " + human_duration_ms(figure(overview, "storage", "sync_interval_ms"));
   }
+  text +=
+      fmt::format(", {} free on disk", human_bytes(figure(overview, "storage", "disk_free_bytes")));
+  if (storage.value("disk_alarm", false)) {
+    text += fmt::format(": less than {}, PUBLISHERS ARE BLOCKED",
+                        human_bytes(figure(overview, "storage", "disk_free_min_bytes")));
+  }
   return text;
 }
 
