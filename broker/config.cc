@@ -63,6 +63,25 @@ std::variant<Config, int> parse_config(int argc, char** argv) {
   app.add_option("--executor", config.executor, "The sluice-executor program [beside sluiced]")
       ->envname("SLUICE_EXECUTOR")
       ->type_name("FILE");
+  app.add_option("--sync", config.sync,
+                 "What a power cut may take of what was confirmed: always (nothing), interval (the "
+                 "last --sync-interval-ms), none (what the kernel had not written)")
+      ->envname("SLUICE_SYNC")
+      ->check(CLI::IsMember({"always", "interval", "none"}))
+      ->type_name("MODE")
+      ->capture_default_str();
+  app.add_option("--sync-interval-ms", config.sync_interval_ms,
+                 "With --sync interval: the longest that a confirmed message waits for its sync")
+      ->envname("SLUICE_SYNC_INTERVAL_MS")
+      ->check(CLI::Range(1, 3'600'000))
+      ->type_name("MS")
+      ->capture_default_str();
+  app.add_option("--disk-free-min", config.disk_free_min_bytes,
+                 "Publishers are blocked while less is free where the data is, as 512MiB [a "
+                 "twentieth of the disk, at least 256MiB, at most 1GiB]")
+      ->envname("SLUICE_DISK_FREE_MIN")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
   app.add_option("--log-level", config.log_level, "debug, info, warn or error")
       ->envname("SLUICE_LOG_LEVEL")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}))

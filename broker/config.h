@@ -4,6 +4,8 @@
 #include <string>
 #include <variant>
 
+#include "storage/limits.h"
+
 namespace sluice::broker {
 
 struct Address {
@@ -22,6 +24,9 @@ struct Config {
   Address admin{"127.0.0.1", 15672};
   size_t message_memory_bytes = 256u << 20;  // what messages may take in RAM
   std::string executor;                      // path of sluice-executor; empty: beside this program
+  std::string sync = "always";               // or interval, none: storage::SyncMode
+  uint64_t sync_interval_ms = storage::kSyncIntervalMs;
+  uint64_t disk_free_min_bytes = 0;  // 0: see DiskAlarm
   std::string log_level = "info";
   bool check_only = false;
 };

@@ -11,6 +11,7 @@
 
 #include "broker/admin/api.h"
 #include "broker/config.h"
+#include "broker/disk_alarm.h"
 #include "broker/dispatch/dispatcher.h"
 #include "broker/shard.h"
 #include "storage/rocksdb/rocksdb_store.h"
@@ -72,6 +73,11 @@ std::string find_executor(const std::string& given) {
   return folder / "sluice-executor";
 }
 
+storage::SyncMode sync_mode(const std::string& name) {
+  if (name == "interval") return storage::SyncMode::kInterval;
+  return name == "none" ? storage::SyncMode::kNone : storage::SyncMode::kAlways;
+}
+
 int fail_start(const Error& error) {
   spdlog::critical("{}", error.message);
   return 1;
@@ -82,7 +88,10 @@ class Process {
   explicit Process(Config config) : config_(std::move(config)) {}
 
   int run() {
-    auto store = storage::open_rocksdb({.directory = config_.data_dir});
+    auto store = storage::open_rocksdb(
+        {.directory = config_.data_dir,
+         .sync = sync_mode(config_.sync),
+         .sync_interval = std::chrono::milliseconds(config_.sync_interval_ms)});
     if (!store) return fail_start(store.error());
     store_ = std::move(*store);
     uv_loop_t* loop = uv_default_loop();
@@ -95,8 +104,21 @@ class Process {
         std::make_unique<Dispatcher>(loop, shard_->virtual_host(), *store_,
                                      shard_->server().flushes(), find_executor(config_.executor));
     if (auto done = dispatcher_->recover(); !done) return fail_start(done.error());
+    disk_alarm_ = std::make_unique<DiskAlarm>(
+        loop, config_.data_dir, config_.disk_free_min_bytes,
+        DiskAlarm::Events{.unwritten_bytes = [this] { return shard_->journal().unwritten_bytes(); },
+                          .changed =
+                              [this] {
+                                if (disk_alarm_->on()) {
+                                  shard_->server().block_publishing(disk_alarm_->reason());
+                                } else {
+                                  shard_->server().unblock_publishing();
+                                }
+                              },
+                          .reclaim = [this] { store_->reclaim(); }});
+    if (auto done = disk_alarm_->start(); !done) return fail_start(done.error());
     http_ = std::make_unique<admin::HttpServer>(*shard_);
-    admin::add_overview(*http_, *shard_, *dispatcher_);
+    admin::add_overview(*http_, *shard_, *dispatcher_, config_, *disk_alarm_);
     admin::add_topology(*http_, *shard_);
     admin::add_functions(*http_, *dispatcher_, loop);
     admin::add_subscriptions(*http_, *dispatcher_);
@@ -148,6 +170,7 @@ class Process {
   std::unique_ptr<storage::Store> store_;
   std::unique_ptr<Shard> shard_;
   std::unique_ptr<Dispatcher> dispatcher_;
+  std::unique_ptr<DiskAlarm> disk_alarm_;
   std::unique_ptr<admin::HttpServer> http_;
   std::unique_ptr<net::Signal> terminate_, interrupt_;
   bool stopping_ = false;

@@ -27,6 +27,9 @@ inline constexpr int kOpenFilesMax = 512;
 inline constexpr uint64_t kWalBytesMax = 96u << 20;
 static_assert(kWalBytesMax > kMessageBufferBytes * kMessageBuffersMax);
 
+// How much a power cut may take where only the interval between syncs is bounded.
+inline constexpr int kSyncIntervalMs = 1000;
+
 // After that long without a commit what is in memory is flushed to tables.
 inline constexpr int kIdleFlushMs = 3000;
 

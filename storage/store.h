@@ -145,6 +145,10 @@ class Store {
   virtual Expected<std::vector<StoredMessage>> read(QueueId queue, SequenceRange range,
                                                     size_t count_max, size_t bytes_max) = 0;
 
+  // Asks for the disk space of what was consumed, rather sooner than cheaply; returns at once. From
+  // any thread.
+  virtual void reclaim() = 0;
+
   struct Delivered {
     QueueId queue;
     Sequence below;  // see QueuePosition::delivered

@@ -1,12 +1,15 @@
 #pragma once
 
 #include "broker/admin/http_server.h"
+#include "broker/config.h"
+#include "broker/disk_alarm.h"
 #include "broker/dispatch/dispatcher.h"
 
 // The resources of API.md. The references must outlive the server.
 namespace sluice::broker::admin {
 
-void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher);
+void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const Config& config,
+                  const DiskAlarm& disk_alarm);
 void add_topology(HttpServer& http, Shard& shard);
 void add_functions(HttpServer& http, Dispatcher& dispatcher, uv_loop_t* loop);
 void add_subscriptions(HttpServer& http, Dispatcher& dispatcher);

@@ -206,10 +206,12 @@ void add_topology(HttpServer& http, Shard& shard) {
   http.keep(topology);
 }
 
-void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher) {
+void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const Config& config,
+                  const DiskAlarm& disk_alarm) {
   uint64_t started_at_ms = uv_now(shard.loop());
   http.route("GET", "overview",
-             [&shard, &dispatcher, started_at_ms](const RequestPtr&, const Respond& respond) {
+             [&shard, &dispatcher, &config, &disk_alarm, started_at_ms](const RequestPtr&,
+                                                                        const Respond& respond) {
                VirtualHost& vhost = shard.virtual_host();
                size_t ready = 0, unacked = 0, consumers = 0, channels = 0;
                for (const auto& [name, queue] : vhost.queues()) {
@@ -221,6 +223,11 @@ void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher) {
                  channels += connection->channel_count();
                }
                const Counters& counters = vhost.counters();
+               Json storage = {{"sync", config.sync},
+                               {"disk_free_bytes", disk_alarm.free_bytes()},
+                               {"disk_free_min_bytes", disk_alarm.free_min_bytes()},
+                               {"disk_alarm", disk_alarm.on()}};
+               if (config.sync == "interval") storage["sync_interval_ms"] = config.sync_interval_ms;
                respond({200,
                         {{"product_name", "Sluice"},
                          {"product_version", SLUICE_VERSION},
@@ -230,6 +237,7 @@ void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher) {
                          {"listeners", Json::array({{{"protocol", "amqp"},
                                                      {"ip_address", shard.server().host()},
                                                      {"port", shard.server().port()}}})},
+                         {"storage", std::move(storage)},
                          {"object_totals",
                           {{"connections", shard.server().connections().size()},
                            {"channels", channels},

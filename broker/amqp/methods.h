@@ -153,6 +153,16 @@ struct ConnectionClose {
   }
 };
 SLUICE_EMPTY_METHOD(ConnectionCloseOk, 10, 51);
+// RabbitMQ's, for clients with the capability connection.blocked.
+struct ConnectionBlocked {
+  SLUICE_METHOD(10, 60);
+  std::string_view reason;
+  template <typename V>
+  void visit(V& v) {
+    v(reason);
+  }
+};
+SLUICE_EMPTY_METHOD(ConnectionUnblocked, 10, 61);
 
 struct ChannelOpen {
   SLUICE_METHOD(20, 10);

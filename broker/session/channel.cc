@@ -281,6 +281,7 @@ Outcome<> Channel::on(const amqp::BasicPublish& method) {
   publishing_->exchange = method.exchange;
   publishing_->routing_key = method.routing_key;
   publishing_->mandatory = method.mandatory;
+  connection_.block_publishing();
   return {};
 }
 
@@ -334,7 +335,10 @@ Outcome<> Channel::content_body(amqp::Bytes payload) {
   }
   if (p.body.empty()) p.body.reserve(std::min(p.body_bytes, kBodyReserveMaxBytes));
   p.body.append(amqp::as_text(payload));
-  if (p.body.size() < p.body_bytes) return {};
+  if (p.body.size() < p.body_bytes) {
+    connection_.block_publishing();
+    return {};
+  }
   return publish(amqp::as_bytes(p.properties), amqp::as_bytes(p.body));
 }
 

@@ -18,8 +18,9 @@ constexpr size_t kUnwrittenMaxBytes = 64u << 20;
 
 amqp::Table server_properties(const std::string& node) {
   amqp::Table capabilities;
-  for (const char* name : {"publisher_confirms", "basic.nack", "consumer_cancel_notify",
-                           "per_consumer_qos", "authentication_failure_close"}) {
+  for (const char* name :
+       {"publisher_confirms", "basic.nack", "consumer_cancel_notify", "per_consumer_qos",
+        "authentication_failure_close", "connection.blocked"}) {
     capabilities.set(name, true);
   }
   amqp::Table properties;
@@ -75,7 +76,7 @@ std::string_view Connection::state_name() const {
     case State::kOpening:
       return "opening";
     case State::kOpen:
-      return holds_ == 0 ? "running" : "flow";
+      return (holds_ & kForSpace) != 0 ? "blocked" : holds_ == 0 ? "running" : "flow";
     case State::kClosing:
       return "closing";
     case State::kEnded:
@@ -372,6 +373,7 @@ void Connection::fail(uint16_t channel_number, const amqp::ProtocolError& error)
   virtual_host().connection_ended(this);
   send(0, close);
   state_ = State::kClosing;
+  release(kForSpace);  // to hear the answer
   // Before the handshake is done the peer need not know how to close; it is told and cut off.
   timer_.start(open ? amqp::kCloseMs : amqp::kCloseMs / 3);
 }
@@ -476,6 +478,23 @@ void Connection::throttle_publishing() {
     auto self = weak.lock();
     if (self != nullptr && self->state_ != State::kEnded) self->release(kForStore);
   });
+}
+
+void Connection::block_publishing() {
+  if (!server_.publishing_blocked() || state_ != State::kOpen || (holds_ & kForSpace) != 0) return;
+  hold(kForSpace);
+  if (!client_capability("connection.blocked")) return;
+  amqp::ConnectionBlocked blocked;
+  blocked.reason = *server_.publishing_blocked();
+  send(0, blocked);
+}
+
+void Connection::unblock_publishing() {
+  if ((holds_ & kForSpace) == 0) return;
+  if (state_ == State::kOpen && client_capability("connection.blocked")) {
+    send(0, amqp::ConnectionUnblocked{});
+  }
+  release(kForSpace);
 }
 
 void Connection::confirms_due(Channel& channel) {

@@ -22,8 +22,8 @@ class Server;
 // thread; owned by the Server, which drops it some time after it ended.
 //
 // Input is parsed in place, frame by frame. A connection is not read from while it waits for a
-// commit that its client must see done, while its client does not read, or while the store has too
-// much to write.
+// commit that its client must see done, while its client does not read, while the store has too
+// much to write, or from its next publish on while the disk is nearly full.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
   Connection(Server& server, std::unique_ptr<net::Stream> stream);
@@ -63,13 +63,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool congested() const { return stream_->unsent_bytes() > amqp::kOutputDeliverMaxBytes; }
   // Called when something was published: holds the connection back where the store is behind.
   void throttle_publishing();
+  // Called in the middle of a publish: holds the connection back where publishing is blocked.
+  void block_publishing();
+  // Publishing is no longer blocked.
+  void unblock_publishing();
   // A channel has confirms to send at the end of the turn.
   void confirms_due(Channel& channel);
   void flush_confirms();
 
  private:
   enum class State { kProtocolHeader, kStarting, kTuning, kOpening, kOpen, kClosing, kEnded };
-  enum Hold : unsigned { kForDurability = 1, kForReader = 2, kForStore = 4 };
+  enum Hold : unsigned { kForDurability = 1, kForReader = 2, kForStore = 4, kForSpace = 8 };
 
   size_t on_data(amqp::Bytes bytes);
   bool protocol_header(amqp::Bytes bytes, size_t& taken);

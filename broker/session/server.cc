@@ -57,6 +57,12 @@ void Server::stop(std::function<void()> done) {
   }
 }
 
+void Server::unblock_publishing() {
+  publishing_blocked_.reset();
+  auto connections = connections_;  // what comes in may end some
+  for (const auto& connection : connections) connection->unblock_publishing();
+}
+
 void Server::turn_end() {
   for (const auto& weak : std::exchange(confirms_due_, {})) {
     if (auto connection = weak.lock()) connection->flush_confirms();

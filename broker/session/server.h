@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -28,6 +29,11 @@ class Server {
 
   // Closes the listener and all connections, with CONNECTION_FORCED; `done` when they have ended.
   void stop(std::function<void()> done);
+
+  // Connections that publish are told the reason and not read from, until it is taken back.
+  void block_publishing(std::string reason) { publishing_blocked_ = std::move(reason); }
+  void unblock_publishing();
+  const std::optional<std::string>& publishing_blocked() const { return publishing_blocked_; }
 
   // To be called at the end of each turn: confirms, then output.
   void turn_end();
@@ -60,6 +66,7 @@ class Server {
   std::vector<std::shared_ptr<Connection>> ended_;  // until the turn is over
   std::vector<std::weak_ptr<Connection>> confirms_due_;
   std::function<void()> stopped_;
+  std::optional<std::string> publishing_blocked_;
 };
 
 }  // namespace sluice::broker

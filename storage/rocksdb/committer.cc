@@ -33,8 +33,12 @@ std::string catalog_key(const Batch::Definition& definition) {
 
 }  // namespace
 
-Committer::Committer(Engine& engine, Watermarks& watermarks, std::chrono::milliseconds idle)
-    : engine_(engine), watermarks_(watermarks), idle_(idle), thread_([this] { run(); }) {
+Committer::Committer(Engine& engine, Watermarks& watermarks, const CommitterOptions& options)
+    : engine_(engine),
+      watermarks_(watermarks),
+      options_(options),
+      synced_below_(engine.db->GetLatestSequenceNumber() + 1),
+      thread_([this] { run(); }) {
   pthread_setname_np(thread_.native_handle(), "committer");
 }
 
@@ -62,20 +66,27 @@ Expected<> Committer::stop() {
 void Committer::run() {
   for (;;) {
     std::vector<Job> jobs = take();
-    if (jobs.empty()) return;
+    if (jobs.empty()) break;
     if (!failed_) write(jobs);
     for (Job& job : jobs) {
       job.done(std::move(job.batch),
                failed_ ? Expected<>(std::unexpected(*failed_)) : Expected<>());
     }
+    if (sync_is_due()) sync();
   }
+  if (sync_at_) sync();
 }
 
 // Waits for work; empty once there is none and none may come.
 std::vector<Committer::Job> Committer::take() {
   std::unique_lock lock(mutex_);
   auto ready = [this] { return !waiting_.empty() || stopping_; };
-  if (written_ && !wake_.wait_for(lock, idle_, ready)) {
+  if (sync_at_ && !wake_.wait_until(lock, *sync_at_, ready)) {
+    lock.unlock();
+    sync();
+    lock.lock();
+  }
+  if (written_ && !wake_.wait_for(lock, options_.idle, ready)) {
     lock.unlock();
     settle();
     lock.lock();
@@ -110,16 +121,37 @@ void Committer::write(std::vector<Job>& jobs) {
   rocksdb::Status status = build(jobs);
   if (status.ok() && write_.Count() > 0) {
     rocksdb::WriteOptions options;
-    options.sync = true;
+    options.sync = options_.sync == SyncMode::kAlways;
     status = engine_.db->Write(options, &write_);
     written_ = true;
   }
   if (!status.ok()) {
-    failed_ = to_error(status, "writing to the store failed; nothing more is confirmed");
-    spdlog::critical("{}", failed_->message);
+    fail(status, "writing to the store failed; nothing more is confirmed");
     return;
   }
-  publish();
+  for (const auto& [queue, advance] : advances_) watermarks_.advance(queue, advance.watermark);
+  if (options_.sync != SyncMode::kInterval) {
+    all_synced();  // or nobody wants to know
+  } else if (!sync_at_) {
+    sync_at_ = std::chrono::steady_clock::now() + options_.sync_interval;
+  }
+}
+
+// What was called back since the last time.
+void Committer::sync() {
+  sync_at_.reset();
+  if (failed_) return;
+  if (auto status = engine_.db->SyncWAL(); !status.ok()) {
+    fail(status, "syncing the store's log failed; nothing more is confirmed");
+    return;
+  }
+  synced_below_ = engine_.db->GetLatestSequenceNumber() + 1;
+  all_synced();
+}
+
+void Committer::fail(const rocksdb::Status& status, std::string_view doing) {
+  failed_ = to_error(status, doing);
+  spdlog::critical("{}", failed_->message);
 }
 
 // The contents of all jobs, in their order, in write_.
@@ -131,6 +163,12 @@ rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
   }
   plan(jobs);
   rocksdb::Status status;
+  if (options_.sync != SyncMode::kAlways) {
+    std::array<char, kSyncedMarkBytes> mark;
+    std::ranges::copy(kSyncedMark, mark.data());
+    put_be64(mark.data() + kSyncedMark.size(), synced_below_);
+    status = write_.PutLogData(rocksdb::Slice(mark.data(), mark.size()));
+  }
   auto keep = [&status](rocksdb::Status next) {
     if (status.ok()) status = std::move(next);
   };
@@ -239,11 +277,10 @@ Committer::Queue& Committer::queue_of(QueueId id) {
   return found->second;
 }
 
-// After the sync: compaction may now drop what was consumed.
-void Committer::publish() {
-  for (const auto& [id, advance] : advances_) {
-    Sequence watermark = advance.watermark;
-    watermarks_.advance(id, watermark);
+// Compaction may now drop what was consumed.
+void Committer::all_synced() {
+  for (QueueId id : watermarks_.all_synced()) {
+    Sequence watermark = watermarks_.synced(id);
     Queue& queue = queue_of(id);
     if (watermark - queue.reclaimed >= kReclaimMessages) {
       reclaim(id, watermark);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <string_view>
 #include <thread>
 #include <unordered_map>
 #include <vector>
@@ -14,22 +15,29 @@
 
 #include "storage/limits.h"
 #include "storage/rocksdb/engine.h"
+#include "storage/rocksdb/rocksdb_store.h"
 #include "storage/rocksdb/watermarks.h"
 #include "storage/store.h"
 
 namespace sluice::storage {
 
+struct CommitterOptions {
+  SyncMode sync = SyncMode::kAlways;
+  std::chrono::milliseconds sync_interval{kSyncIntervalMs};
+  // After that long without a commit what is in memory is flushed.
+  std::chrono::milliseconds idle{kIdleFlushMs};
+};
+
 // The thread that owns every write. It takes the batches that wait, in their order, writes them as
 // one, syncs once, makes the new watermarks known and calls back; what arrives meanwhile is the
-// next write. It sleeps on a condition variable when nothing waits.
+// next write. It sleeps on a condition variable when nothing waits. The sync may come later or not
+// at all: see SyncMode.
 //
 // commit() may be called from any thread; stop() and the destructor from one that is not the
 // committer's. The engine and the watermarks are borrowed.
 class Committer {
  public:
-  // After `idle` without a commit what is in memory is flushed.
-  Committer(Engine& engine, Watermarks& watermarks,
-            std::chrono::milliseconds idle = std::chrono::milliseconds(kIdleFlushMs));
+  Committer(Engine& engine, Watermarks& watermarks, const CommitterOptions& options);
   ~Committer() { stop(); }
 
   // See Store::commit().
@@ -55,6 +63,9 @@ class Committer {
   std::vector<Job> take();
   void settle();
   void write(std::vector<Job>& jobs);
+  void sync();
+  bool sync_is_due() const { return sync_at_ && std::chrono::steady_clock::now() >= *sync_at_; }
+  void fail(const rocksdb::Status& status, std::string_view doing);
   rocksdb::Status build(const std::vector<Job>& jobs);
   void plan(const std::vector<Job>& jobs);
   rocksdb::Status build_append(const Batch::Append& append);
@@ -63,7 +74,7 @@ class Committer {
   rocksdb::Status build_remove(const Batch::Remove& remove);
   Sequence watermark_after(QueueId queue);
   Queue& queue_of(QueueId queue);
-  void publish();
+  void all_synced();
   void reclaim(QueueId queue, Sequence watermark);
 
   Engine& engine_;
@@ -74,7 +85,10 @@ class Committer {
   std::deque<Job> waiting_;
   bool stopping_ = false;
 
-  const std::chrono::milliseconds idle_;
+  const CommitterOptions options_;
+  // When what was written has to be synced; only where that is not at once, and something was.
+  std::optional<std::chrono::steady_clock::time_point> sync_at_;
+  uint64_t synced_below_;        // all changes below this sequence number are synced
   bool written_ = false;         // since the last settle()
   std::optional<Error> failed_;  // read by stop() once the thread has ended
   std::unordered_map<QueueId, Queue> queues_;

@@ -33,7 +33,7 @@ class ConsumedFilter : public rocksdb::CompactionFilter {
     QueueId queue = MessageKey::queue(key.data());
     if (queue != queue_) {
       queue_ = queue;
-      watermark_ = watermarks_.get(queue);
+      watermark_ = watermarks_.synced(queue);
     }
     if (MessageKey::sequence(key.data()) >= watermark_) return Decision::kKeep;
     skip_until->assign(MessageKey(queue, watermark_).view());

@@ -77,4 +77,10 @@ inline constexpr std::string_view kCleanKey = "clean";
 // more.
 inline constexpr std::string_view kOpenedMark = "sluice.opened";
 
+// Log data at the beginning of a write in front of which others may not be synced: the mark, then
+// the sequence number behind the last one that is (8 bytes). A write without it says that all in
+// front of it are.
+inline constexpr std::string_view kSyncedMark = "sluice.synced";
+inline constexpr size_t kSyncedMarkBytes = kSyncedMark.size() + 8;
+
 }  // namespace sluice::storage

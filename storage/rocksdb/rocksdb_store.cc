@@ -14,6 +14,7 @@
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/keys.h"
 #include "storage/rocksdb/position.h"
+#include "storage/rocksdb/reclaimer.h"
 
 namespace sluice::storage {
 namespace {
@@ -69,6 +70,7 @@ class RocksdbStore : public Store {
   Expected<std::vector<QueueId>> queues() override;
   Expected<std::vector<StoredMessage>> read(QueueId queue, SequenceRange range, size_t count_max,
                                             size_t bytes_max) override;
+  void reclaim() override { reclaimer_->request(); }
   Expected<> close(const std::vector<Delivered>& delivered) override;
 
  private:
@@ -86,7 +88,9 @@ class RocksdbStore : public Store {
   std::unordered_map<QueueId, Sequence> delivered_;
   // Dropped queues of which nothing is left, their entries included once opening is through.
   std::vector<QueueId> forgotten_;
-  std::unique_ptr<Committer> committer_;  // last: it stops before what it uses goes
+  // Last: they stop before what they use goes.
+  std::unique_ptr<Reclaimer> reclaimer_;
+  std::unique_ptr<Committer> committer_;
 };
 
 Expected<> RocksdbStore::open(const RocksdbOptions& options) {
@@ -98,7 +102,10 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
   if (auto known = check_format(options.directory); !known) return known;
   if (auto loaded = load_watermarks(); !loaded) return loaded;
   if (auto taken = take_clean_mark(); !taken) return taken;
-  committer_ = std::make_unique<Committer>(engine_, watermarks_);
+  reclaimer_ = std::make_unique<Reclaimer>(engine_, watermarks_);
+  committer_ = std::make_unique<Committer>(
+      engine_, watermarks_,
+      CommitterOptions{.sync = options.sync, .sync_interval = options.sync_interval});
   return {};
 }
 
@@ -169,6 +176,7 @@ Expected<> RocksdbStore::load_watermarks() {
   if (!at->status().ok()) {
     return std::unexpected(to_error(at->status(), "reading the queue positions"));
   }
+  watermarks_.all_synced();  // recovery has written tables of what the log held
   return {};
 }
 

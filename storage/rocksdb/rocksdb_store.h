@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -14,6 +15,15 @@ class Env;
 
 namespace sluice::storage {
 
+// When a commit is called back. Whatever the mode, a process that is killed loses nothing that was
+// called back, and a clean stop leaves everything synced; the modes differ in what a power cut may
+// take.
+enum class SyncMode {
+  kAlways,    // once it is synced: nothing
+  kInterval,  // once it is written; synced `sync_interval` later: the commits since then
+  kNone,      // once it is written: whatever the kernel had not written by itself
+};
+
 struct RocksdbOptions {
   // Created where it is missing, parents included. One process at a time.
   std::string directory;
@@ -22,6 +32,9 @@ struct RocksdbOptions {
   rocksdb::Env* env = nullptr;
   // How much gathers in memory before it is written to a table; tests make it small.
   size_t message_buffer_bytes = kMessageBufferBytes;
+  SyncMode sync = SyncMode::kAlways;
+  // For SyncMode::kInterval: a commit is synced that long after it was called back, at the latest.
+  std::chrono::milliseconds sync_interval{kSyncIntervalMs};
 };
 
 // Opens or creates the embedded engine; storage/FORMAT.md tells what lies in the directory and what

@@ -20,7 +20,8 @@ namespace {
 constexpr size_t kBlockBytes = 32768;
 constexpr size_t kHeaderBytes = 7;        // crc32c, masked (4), length (2), type (1)
 constexpr size_t kBatchHeaderBytes = 12;  // a write's sequence number (8) and number of changes (4)
-constexpr size_t kHeadBytes = kBatchHeaderBytes + 2 + kOpenedMark.size();  // see opens()
+constexpr size_t kMarkAt = kBatchHeaderBytes + 2;  // see starts_with_mark()
+constexpr size_t kHeadBytes = kMarkAt + std::max(kOpenedMark.size(), kSyncedMarkBytes);
 
 enum Type : uint8_t { kZero = 0, kFull = 1, kFirst, kMiddle, kLast };
 
@@ -62,21 +63,36 @@ bool is_chain(std::span<const uint8_t> data) {
   return any && std::ranges::all_of(data, [](uint8_t byte) { return byte == 0; });
 }
 
-// Whether the write that starts with `head` is one of opening: its first entry is log data (tag 3,
-// length, bytes), which no other write has.
-bool opens(std::span<const uint8_t> head) {
-  if (head.size() < kHeadBytes) return false;
-  return head[kBatchHeaderBytes] == 3 && head[kBatchHeaderBytes + 1] == kOpenedMark.size() &&
-         std::ranges::equal(head.subspan(kBatchHeaderBytes + 2), kOpenedMark);
+// Whether the first entry of the write that starts with `head` is log data (tag 3, length, bytes)
+// of that length which begins with `mark`.
+bool starts_with_mark(std::span<const uint8_t> head, std::string_view mark, size_t bytes) {
+  if (head.size() < kMarkAt + bytes) return false;
+  return head[kBatchHeaderBytes] == 3 && head[kBatchHeaderBytes + 1] == bytes &&
+         std::ranges::equal(head.subspan(kMarkAt, mark.size()), mark);
 }
-static_assert(kOpenedMark.size() < 128);  // its length is a varint of one byte
+// Their length is a varint of one byte.
+static_assert(kOpenedMark.size() < 128 && kSyncedMarkBytes < 128);
+
+// Whether the write is one of opening.
+bool opens(std::span<const uint8_t> head) {
+  return starts_with_mark(head, kOpenedMark, kOpenedMark.size());
+}
+
+// All changes below this sequence number were synced when the write that starts with `head` was
+// made.
+uint64_t synced_below(std::span<const uint8_t> head) {
+  if (starts_with_mark(head, kSyncedMark, kSyncedMarkBytes)) {
+    return get_be64(reinterpret_cast<const char*>(head.data()) + kMarkAt + kSyncedMark.size());
+  }
+  return get_le<uint64_t>(head.data());
+}
 
 // Goes through all logs of a directory, oldest first.
 class WalCheck {
  public:
   Expected<> file(rocksdb::Env* env, const std::string& directory, const std::string& name);
 
-  uint64_t next_sequence() const { return next_sequence_.value_or(0); }
+  uint64_t next_sequence() const { return std::max(next_sequence_.value_or(0), synced_below_); }
 
   // Where the logs end in an unfinished write.
   std::optional<std::string> torn_at() const {
@@ -104,6 +120,7 @@ class WalCheck {
   std::optional<uint64_t> write_at_;       // where that write began
   std::optional<uint64_t> next_sequence_;  // what the next write must have
   std::optional<Place> damage_;            // the first damage since the last good write
+  uint64_t synced_below_ = 0;              // said by writes behind the damage
 };
 
 Expected<> WalCheck::file(rocksdb::Env* env, const std::string& directory,
@@ -177,6 +194,12 @@ Expected<> WalCheck::write_ended() {
   bool continues = next_sequence_ == sequence || count == 0;
   if (damage_ && damage_->name != name_ && opens(head_)) continues = true;
   if (damage_ && !continues) {
+    uint64_t synced = synced_below(head_);
+    // Where the logs begin with damage nobody here knows what is missing; recovery does.
+    if (synced < sequence && synced <= next_sequence_.value_or(synced)) {
+      synced_below_ = std::max(synced_below_, synced);
+      return {};
+    }
     return fail(Code::kCorrupt,
                 fmt::format("the write-ahead log {} is damaged, and confirmed changes follow the "
                             "damage ({} at byte {}): starting would lose them; restore the data "
@@ -215,9 +238,8 @@ Expected<uint64_t> check_wal(rocksdb::Env* env, const std::string& directory) {
     }
   }
   if (check.torn_at()) {
-    spdlog::warn(
-        "store: an unfinished write, never confirmed, is dropped from the write-ahead log {}",
-        *check.torn_at());
+    spdlog::warn("store: the write-ahead log {} ends in what was not synced; it is dropped",
+                 *check.torn_at());
   }
   return check.next_sequence();
 }

@@ -17,6 +17,9 @@ namespace sluice::storage {
 // Damage that is followed by later writes is a hole in what was confirmed, and recovery would
 // silently stop in front of it: kCorrupt. kIo where a log cannot be read.
 //
+// Where syncs come later (SyncMode), each write says how far the log was synced before it. Damage
+// behind that is an end too, and drops what follows it.
+//
 // Damage to the very last write of a log cannot be told from a torn one. The layout read here is
 // RocksDB's (its wiki, "Write Ahead Log File Format"), without recycled logs, which we do not use.
 // The directory must not be in use.

@@ -79,6 +79,7 @@ class FakeStore : public storage::Store {
     }
     return page;
   }
+  void reclaim() override {}
   Expected<> close(const std::vector<Delivered>&) override { return {}; }
 
  private:

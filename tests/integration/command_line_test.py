@@ -39,7 +39,8 @@ class CommandLine(unittest.TestCase):
 
     def test_mistakes_are_named_and_end_with_status_2(self):
         for text, word in (('listen = "nowhere"\n', "HOST:PORT"), ('no-such-entry = 1\n', "no-such-entry"),
-                           ('log-level = "loud"\n', "loud")):
+                           ('log-level = "loud"\n', "loud"), ('sync = "often"\n', "often"),
+                           ("sync-interval-ms = 0\n", "sync-interval-ms")):
             with self.subTest(text=text):
                 done = self.run_sluiced("--config", self.config(text), "--check-config")
                 self.assertEqual(done.returncode, 2)
@@ -60,6 +61,21 @@ class CommandLine(unittest.TestCase):
                 self.assertEqual(done.returncode, 1)
                 self.assertIn("192.0.2.1:5672", done.stderr)
                 self.assertTrue((self.folder / folder).is_dir())
+
+    def test_the_sync_mode_is_shown(self):
+        for mode, interval in (("always", None), ("interval", 250), ("none", None)):
+            with self.subTest(mode=mode):
+                broker = Sluiced(["--sync", mode, "--sync-interval-ms", "250"])
+                self.addCleanup(broker.discard)
+                broker.start()
+                storage = harness.admin.Admin(broker.admin_url).get("overview")["storage"]
+                self.assertEqual(storage["sync"], mode)
+                self.assertEqual(storage.get("sync_interval_ms"), interval)
+                url = broker.admin_url.replace("//", "//guest:guest@")
+                status = subprocess.run(
+                    [harness.build_dir() / "tools/cli/sluice", "status", "--admin", url],
+                    capture_output=True, text=True, check=True)
+                self.assertIn(f"sync {mode}", status.stdout)
 
     def test_a_port_in_use_is_said_so(self):
         broker = Sluiced()

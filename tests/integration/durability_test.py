@@ -32,13 +32,11 @@ class DurabilityCase(harness.BrokerTestCase):
         return channel
 
 
-class Killed(DurabilityCase):
-    def test_rounds_of_publishing_and_sigkill(self):
+    def rounds_of_publishing_and_sigkill(self, rounds):
         """Confirmed messages minus settled ones: all there, in each publisher's order, once."""
         seed = int(os.environ.get("SLUICE_SEED", str(random.SystemRandom().randrange(1 << 32))))
         print(f"SLUICE_SEED={seed} ", end="", flush=True)
         rng = random.Random(seed)
-        rounds = 2 if harness.testing_rabbitmq() else 6
         queue = self.durable_queue(self.channel())
         self.broker.settle()
         for round_number in range(rounds):
@@ -89,6 +87,11 @@ class Killed(DurabilityCase):
             numbers = [number for name, number in keys if name == publisher.publisher]
             self.assertEqual(numbers, sorted(numbers), f"order of {publisher.publisher}")
         self.assertTrue(any(p.confirmed for p in publishers), "nothing was confirmed at all")
+
+
+class Killed(DurabilityCase):
+    def test_rounds_of_publishing_and_sigkill(self):
+        self.rounds_of_publishing_and_sigkill(2 if harness.testing_rabbitmq() else 6)
 
     def test_acks_that_are_settled_do_not_come_back(self):
         channel = self.confirm_channel()
@@ -209,6 +212,22 @@ class Killed(DurabilityCase):
         self.broker.restart_after_kill()
         for queue in (purged, recreated):
             self.assertEqual([body for _, body in self.drain(queue)], [b"new"])
+
+
+@harness.sluice_only("--sync is sluiced's")
+class SyncModes(DurabilityCase):
+    """A kill takes nothing in any mode: the kernel has what was confirmed."""
+
+    def make_broker(self):
+        broker = harness.Sluiced(["--sync", self._testMethodName.removeprefix("test_")])
+        broker.start()
+        return broker
+
+    def test_interval(self):
+        self.rounds_of_publishing_and_sigkill(3)
+
+    def test_none(self):
+        self.rounds_of_publishing_and_sigkill(3)
 
 
 class Stopped(DurabilityCase):

@@ -34,7 +34,7 @@ class ConsumedTest : public ::testing::Test {
     auto opened =
         open_engine(directory_.path(), system_.env(), watermarks_, kMessageBufferBytes, engine_);
     ASSERT_TRUE(opened) << opened.error().message;
-    committer_ = std::make_unique<Committer>(engine_, watermarks_);
+    committer_ = std::make_unique<Committer>(engine_, watermarks_, CommitterOptions{});
   }
 
   Expected<> commit(Batch batch) {
@@ -188,7 +188,8 @@ TEST_F(ConsumedTest, WholeFilesAreGivenBackWithoutACompaction) {
 
 TEST_F(ConsumedTest, AnIdleStoreGivesItsMemoryBack) {
   committer_.reset();
-  committer_ = std::make_unique<Committer>(engine_, watermarks_, std::chrono::milliseconds(1));
+  committer_ = std::make_unique<Committer>(engine_, watermarks_,
+                                           CommitterOptions{.idle = std::chrono::milliseconds(1)});
   ASSERT_TRUE(commit(append(1, 1, 20'000)));
   auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   while (number("rocksdb.cur-size-all-mem-tables") > (1u << 20) &&
@@ -203,7 +204,25 @@ TEST_F(ConsumedTest, AWatermarkThatDidNotReachTheDiskIsNotUsed) {
   ASSERT_TRUE(commit(append(1, 1, 100)));
   system_.fail_from(FaultyFileSystem::Operation::kSync, ".log", 0, rocksdb::IOStatus::IOError());
   EXPECT_FALSE(commit(advance(1, 101)));
-  EXPECT_EQ(watermarks_.get(1), 1u);
+  EXPECT_EQ(watermarks_.synced(1), 1u);
+}
+
+// A power cut may take the write that consumed them, and then they are due again.
+TEST_F(ConsumedTest, AWatermarkThatIsNotSyncedYetIsReadButNothingIsDroppedByIt) {
+  committer_.reset();
+  committer_ = std::make_unique<Committer>(
+      engine_, watermarks_,
+      CommitterOptions{.sync = SyncMode::kInterval, .sync_interval = std::chrono::hours(1)});
+  ASSERT_TRUE(commit(append(1, 1, 100)));
+  ASSERT_TRUE(commit(advance(1, 51)));
+  EXPECT_EQ(watermarks_.get(1), 51u);
+  EXPECT_EQ(watermarks_.synced(1), 1u);
+  flush();
+  EXPECT_EQ(tables(engine_.messages), (Tables{100, 0, 0}));
+  ASSERT_TRUE(committer_->stop());  // syncs
+  EXPECT_EQ(watermarks_.synced(1), 51u);
+  compact();
+  EXPECT_EQ(tables(engine_.messages), (Tables{50, 0, 0}));
 }
 
 }  // namespace

@@ -20,42 +20,120 @@ namespace sluice::storage {
 namespace {
 
 constexpr size_t kSmallBuffers = 128u << 10;  // so that flushes and compactions are cut, too
+constexpr size_t kNeverFlushed = 64u << 20;
 
-TEST(PowerCutTest, ExactlyAPrefixWithAllThatWasConfirmedSurvives) {
-  uint64_t base = number_from_environment("SLUICE_SEED", std::random_device()());
-  uint64_t rounds = number_from_environment("SLUICE_ROUNDS", 6);
-  uint64_t cuts = 0;
-  uint64_t batches = 0;
-  for (uint64_t seed = base; seed < base + rounds; ++seed) {
-    SCOPED_TRACE("SLUICE_SEED=" + std::to_string(seed) + " SLUICE_ROUNDS=1");
+class PowerCutTest : public ::testing::Test {
+ protected:
+  uint64_t base_ = number_from_environment("SLUICE_SEED", std::random_device()());
+  uint64_t rounds_ = number_from_environment("SLUICE_ROUNDS", 6);
+  uint64_t cuts_ = 0;
+  uint64_t batches_ = 0;
+
+  // Runs the workload of a seed until the power fails, brings the disk into its state after it, and
+  // opens the store that is left; several times on one directory. `options` must name no directory
+  // and no file system. `check` is given that store and how far the workload came, and tells how
+  // many of its batches are there.
+  void cut_again_and_again(uint64_t seed, RocksdbOptions options,
+                           const std::function<uint64_t(Store&, const Progress&)>& check) {
     std::mt19937_64 random(seed);
     TemporaryDirectory directory;
     FaultyFileSystem system;
-    Progress progress;
+    options.directory = directory.path();
+    uint64_t done = 0;
     for (int cycle = 0; cycle < 4; ++cycle) {
       system.cut_power_after(static_cast<int64_t>(1 + random() % (cycle % 2 == 0 ? 2000 : 200)));
-      auto store = open_rocksdb({.directory = directory.path(),
-                                 .env = system.env(),
-                                 .message_buffer_bytes = kSmallBuffers});
+      options.env = system.env();
+      auto store = open_rocksdb(options);
+      Progress progress{done, done};
+      synced_ = done;
       if (store) {
-        progress = drive(**store, seed, progress.confirmed, 1500, 1 + random() % 8);
+        auto syncs = system.syncs(".log");
+        // On the committer's thread, which is the one that syncs where nothing is flushed.
+        progress = drive(**store, seed, done, 1500, 1 + random() % 8, [&](uint64_t confirmed) {
+          if (system.syncs(".log") != std::exchange(syncs, system.syncs(".log"))) {
+            synced_ = confirmed - 1;
+          }
+        });
       } else {
         ASSERT_TRUE(system.power_is_off()) << store.error().message;
       }
       if (store) store->reset();
-      cuts += system.power_is_off();
+      cuts_ += system.power_is_off();
       system.power_on(random);
 
-      auto after = open_or_fail(directory.path());
-      ASSERT_NE(after, nullptr);
-      progress.confirmed = recovered(*after, seed, progress);
-      progress.submitted = progress.confirmed;
+      options.env = nullptr;
+      auto after = open_rocksdb(options);
+      ASSERT_TRUE(after) << after.error().message;
+      done = check(**after, progress);
       if (HasFailure()) return;
     }
-    batches += progress.confirmed;
+    batches_ += done;
   }
-  std::printf("seeds %lu to %lu: %lu power cuts, %lu batches survived\n", base, base + rounds - 1,
-              cuts, batches);
+
+  // How many batches the last sync that was seen covers.
+  uint64_t synced_ = 0;
+
+  void TearDown() override {
+    std::printf("seeds %lu to %lu: %lu power cuts, %lu batches survived\n", base_,
+                base_ + rounds_ - 1, cuts_, batches_);
+  }
+};
+
+TEST_F(PowerCutTest, ExactlyAPrefixWithAllThatWasConfirmedSurvives) {
+  for (uint64_t seed = base_; seed < base_ + rounds_ && !HasFailure(); ++seed) {
+    SCOPED_TRACE("SLUICE_SEED=" + std::to_string(seed) + " SLUICE_ROUNDS=1");
+    cut_again_and_again(
+        seed, {.message_buffer_bytes = kSmallBuffers},
+        [&](Store& store, const Progress& progress) { return recovered(store, seed, progress); });
+  }
+}
+
+TEST_F(PowerCutTest, WithSyncsInIntervalsAPrefixWithAllThatWasSyncedSurvives) {
+  uint64_t lost = 0;
+  for (uint64_t seed = base_; seed < base_ + rounds_ && !HasFailure(); ++seed) {
+    SCOPED_TRACE("SLUICE_SEED=" + std::to_string(seed) + " SLUICE_ROUNDS=1");
+    // Small buffers cut flushes, too; without flushes we know what was synced.
+    bool flushes = seed % 2 == 0;
+    cut_again_and_again(
+        seed,
+        {.message_buffer_bytes = flushes ? kSmallBuffers : kNeverFlushed,
+         .sync = SyncMode::kInterval,
+         .sync_interval = std::chrono::milliseconds(5)},
+        [&](Store& store, const Progress& progress) {
+          uint64_t count = recovered(store, seed, {progress.submitted, flushes ? 0 : synced_});
+          lost += progress.confirmed > count;
+          return count;
+        });
+  }
+  EXPECT_GT(lost, 0u) << "no cut took anything: nothing was tested";
+}
+
+// Shows that the checker would tell.
+TEST_F(PowerCutTest, WithoutSyncsTheStoreStartsAndTheCheckerReportsLoss) {
+  uint64_t reports = 0;
+  for (uint64_t seed = base_; seed < base_ + rounds_ && !HasFailure(); ++seed) {
+    SCOPED_TRACE("SLUICE_SEED=" + std::to_string(seed) + " SLUICE_ROUNDS=1");
+    std::mt19937_64 random(seed);
+    TemporaryDirectory directory;
+    FaultyFileSystem system;
+    RocksdbOptions options{.directory = directory.path(),
+                           .env = system.env(),
+                           .message_buffer_bytes = kSmallBuffers,
+                           .sync = SyncMode::kNone};
+    auto store = open_rocksdb(options);
+    ASSERT_TRUE(store) << store.error().message;
+    system.cut_power_after(static_cast<int64_t>(1 + random() % 2000));
+    Progress progress = drive(**store, seed, 0, 1500, 1 + random() % 8);
+    store->reset();
+    cuts_ += system.power_is_off();
+    system.power_on(random);
+
+    options.env = nullptr;
+    auto after = open_rocksdb(options);
+    ASSERT_TRUE(after) << after.error().message;
+    reports += !surviving(**after, seed, progress);
+  }
+  EXPECT_GT(reports, 0u);
 }
 
 // A child of this binary that commits a workload and writes to its stdout how far it came.

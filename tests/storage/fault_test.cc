@@ -100,6 +100,51 @@ TEST_F(SharedSyncTest, EachCommitOfItsOwnIsSyncedBeforeItIsConfirmed) {
   }
 }
 
+TEST_F(SharedSyncTest, InIntervalsTheSyncComesAfterTheConfirmAndByItself) {
+  auto interval = std::chrono::milliseconds(50);
+  store_.reset();
+  auto store = open_rocksdb({.directory = directory_.path(),
+                             .env = system_.env(),
+                             .sync = SyncMode::kInterval,
+                             .sync_interval = interval});
+  ASSERT_TRUE(store) << store.error().message;
+  auto before = system_.syncs(".log");
+  auto began = std::chrono::steady_clock::now();
+  for (Sequence at = 1; at <= 100; ++at) commit_or_fail(**store, append(1, at, at));
+  auto periods = (std::chrono::steady_clock::now() - began) / interval;
+  EXPECT_LE(system_.syncs(".log"), before + periods + 1);
+  before = system_.syncs(".log");
+  commit_or_fail(**store, append(1, 101, 101));
+  while (system_.syncs(".log") == before) std::this_thread::yield();
+}
+
+TEST_F(SharedSyncTest, AFailedSyncThatCameLaterIsFinalToo) {
+  store_.reset();
+  auto store = open_rocksdb({.directory = directory_.path(),
+                             .env = system_.env(),
+                             .sync = SyncMode::kInterval,
+                             .sync_interval = std::chrono::milliseconds(1)});
+  ASSERT_TRUE(store) << store.error().message;
+  system_.fail_from(Operation::kSync, ".log", 0, rocksdb::IOStatus::IOError());
+  Sequence at = 1;
+  while (commit(**store, append(1, at, at)).get()) ++at;
+  system_.repair();
+  EXPECT_FALSE(commit(**store, append(1, at, at)).get());
+  EXPECT_FALSE((*store)->close({}));
+}
+
+TEST_F(SharedSyncTest, WithoutSyncsOnlyACleanStopSyncs) {
+  store_.reset();
+  auto store =
+      open_rocksdb({.directory = directory_.path(), .env = system_.env(), .sync = SyncMode::kNone});
+  ASSERT_TRUE(store) << store.error().message;
+  auto before = system_.syncs(".log");
+  for (Sequence at = 1; at <= 100; ++at) commit_or_fail(**store, append(1, at, at));
+  EXPECT_EQ(system_.syncs(".log"), before);
+  EXPECT_TRUE((*store)->close({}));
+  EXPECT_GT(system_.syncs(".log"), before);
+}
+
 TEST_F(SharedSyncTest, NothingToWriteIsConfirmedWithoutASync) {
   auto before = system_.syncs(".log");
   commit_or_fail(*store_, Batch());

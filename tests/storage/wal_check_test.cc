@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iterator>
 #include <random>
+#include <thread>
 
 #include "storage/rocksdb/crc32c.h"
 #include "tests/storage/crash_support.h"
@@ -149,6 +150,55 @@ TEST_F(WalTest, AFlipInWhatOpeningWroteIsRefused) {
     byte[0] = static_cast<char>(byte[0] ^ 0x10);
     overwrite(log, at, byte);
     EXPECT_FALSE(open_copy()) << "a flip at byte " << at << " went unnoticed";
+  }
+}
+
+// What a power cut may do where not each write is synced.
+TEST(WalSyncTest, DamageBehindTheLastSyncIsATornEndAndInFrontOfItAHole) {
+  TemporaryDirectory directory;
+  std::string path = directory.path() + "/store";
+  RocksdbOptions options{.directory = path, .sync = SyncMode::kInterval};
+  uint64_t synced_bytes = 0;
+  {
+    options.sync_interval = std::chrono::milliseconds(1);
+    auto store = open_rocksdb(options);
+    ASSERT_TRUE(store);
+    for (Sequence at = 1; at <= 50; ++at) {
+      commit_or_fail(**store, append(1, at, at));
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));  // for syncs in between
+    }
+    synced_bytes = fs::file_size(logs_in(path).back());
+    for (Sequence at = 51; at <= 60; ++at) commit_or_fail(**store, append(1, at, at));
+  }
+  std::string log = logs_in(path).back();
+  std::mt19937_64 random(5);
+  auto flip = [&](uint64_t at) {
+    std::string byte(1, contents(log)[at]);
+    byte[0] = static_cast<char>(byte[0] ^ (1 << random() % 8));
+    overwrite(log, at, byte);
+  };
+  flip(synced_bytes / 2);
+  auto store = open_rocksdb(options);
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code, Code::kCorrupt);
+  fs::remove_all(path);
+
+  options.sync_interval = std::chrono::hours(1);
+  {
+    auto written = open_rocksdb(options);
+    ASSERT_TRUE(written);
+    for (Sequence at = 1; at <= 60; ++at) commit_or_fail(**written, append(1, at, at));
+    fs::copy(path, directory.path() + "/cut");  // before the sync of its end
+  }
+  options.directory = directory.path() + "/cut";
+  log = logs_in(options.directory).back();
+  flip(fs::file_size(log) / 2);
+  for (int round = 0; round < 2; ++round) {
+    auto reopened = open_rocksdb(options);
+    ASSERT_TRUE(reopened) << reopened.error().message;
+    size_t count = all_of(**reopened, 1).size();
+    EXPECT_GT(count, 10u);
+    EXPECT_LT(count, 50u);
   }
 }
 

@@ -38,6 +38,21 @@ std::string executor(const Json& overview) {
   return text;
 }
 
+std::string storage(const Json& overview) {
+  const Json storage = overview.value("storage", Json::object());
+  std::string text = "sync " + cell("", storage.value("sync", Json()));
+  if (storage.contains("sync_interval_ms")) {
+    text += ", every " + human_duration_ms(figure(overview, "storage", "sync_interval_ms"));
+  }
+  text +=
+      fmt::format(", {} free on disk", human_bytes(figure(overview, "storage", "disk_free_bytes")));
+  if (storage.value("disk_alarm", false)) {
+    text += fmt::format(": less than {}, PUBLISHERS ARE BLOCKED",
+                        human_bytes(figure(overview, "storage", "disk_free_min_bytes")));
+  }
+  return text;
+}
+
 std::string messages(const Json& overview) {
   const auto total = [&](const char* name) { return figure(overview, "queue_totals", name); };
   return fmt::format("{} in {}: {} ready, {} unacknowledged", total("messages"),
@@ -71,6 +86,7 @@ Expected<> status(const Context& context, const Options&) {
                              human_duration_ms(overview.value("uptime_ms", uint64_t{0})))},
       {"listens", listeners(overview)},
       {"executor", executor(overview)},
+      {"storage", storage(overview)},
       {"clients", fmt::format("{}, {}, {}", counted(objects("connections"), "connection"),
                               counted(objects("channels"), "channel"),
                               counted(objects("consumers"), "consumer"))},
