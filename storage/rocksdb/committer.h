@@ -13,6 +13,7 @@
 #include <rocksdb/write_batch.h>
 
 #include "storage/limits.h"
+#include "storage/rocksdb/body_table.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/watermarks.h"
 #include "storage/store.h"
@@ -24,11 +25,11 @@ namespace sluice::storage {
 // next write. It sleeps on a condition variable when nothing waits.
 //
 // commit() may be called from any thread; stop() and the destructor from one that is not the
-// committer's. The engine and the watermarks are borrowed.
+// committer's. What it is made with is borrowed.
 class Committer {
  public:
   // After `idle` without a commit what is in memory is flushed.
-  Committer(Engine& engine, Watermarks& watermarks,
+  Committer(Engine& engine, Watermarks& watermarks, BodyTable& bodies,
             std::chrono::milliseconds idle = std::chrono::milliseconds(kIdleFlushMs));
   ~Committer() { stop(); }
 
@@ -52,7 +53,7 @@ class Committer {
   };
 
   void run();
-  std::vector<Job> take();
+  bool take(std::vector<Job>& jobs);
   void settle();
   void write(std::vector<Job>& jobs);
   rocksdb::Status build(const std::vector<Job>& jobs);
@@ -68,11 +69,13 @@ class Committer {
 
   Engine& engine_;
   Watermarks& watermarks_;
+  BodyTable& bodies_;
 
   std::mutex mutex_;  // guards what follows; the rest is the committer thread's
   std::condition_variable wake_;
   std::deque<Job> waiting_;
   bool stopping_ = false;
+  bool released_ = false;  // a body is not held any more
 
   const std::chrono::milliseconds idle_;
   bool written_ = false;         // since the last settle()

@@ -104,17 +104,30 @@ rocksdb::ColumnFamilyOptions blob_column(const std::shared_ptr<rocksdb::Cache>& 
   return options;
 }
 
+// Its tables hold keys alone, so that compacting them costs little: after each flush, so that what
+// was deleted meets its tombstone and a blob file goes when all in it is deleted.
+rocksdb::ColumnFamilyOptions body_column(const std::shared_ptr<rocksdb::Cache>& cache) {
+  rocksdb::ColumnFamilyOptions options = small_column(cache);
+  options.write_buffer_size = kBodyBufferBytes;
+  options.max_write_buffer_number = kBodyBuffersMax;
+  options.enable_blob_files = true;
+  options.level0_file_num_compaction_trigger = 1;
+  return options;
+}
+
 struct Column {
   const char* name;
   rocksdb::ColumnFamilyHandle* Engine::*handle;
 };
 
-constexpr std::array<Column, 6> kColumns = {{{"default", &Engine::meta},
+constexpr std::array<Column, 8> kColumns = {{{"default", &Engine::meta},
                                              {"messages", &Engine::messages},
                                              {"attempts", &Engine::attempts},
                                              {"queues", &Engine::queues},
                                              {"catalog", &Engine::catalog},
-                                             {"blobs", &Engine::blobs}}};
+                                             {"blobs", &Engine::blobs},
+                                             {"bodies", &Engine::bodies},
+                                             {"body_index", &Engine::body_index}}};
 
 std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermarks,
                                                      size_t message_buffer_bytes) {
@@ -125,8 +138,9 @@ std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermark
     std::string_view name = column.name;
     rocksdb::ColumnFamilyOptions options = name == "messages"
                                                ? message_column(cache, message_buffer_bytes)
-                                           : name == "blobs" ? blob_column(cache)
-                                                             : small_column(cache);
+                                           : name == "blobs"  ? blob_column(cache)
+                                           : name == "bodies" ? body_column(cache)
+                                                              : small_column(cache);
     if (name == "messages" || name == "attempts") options.compaction_filter_factory = filter;
     all.emplace_back(column.name, options);
   }

@@ -20,6 +20,8 @@ struct Engine {
   rocksdb::ColumnFamilyHandle* queues = nullptr;
   rocksdb::ColumnFamilyHandle* catalog = nullptr;
   rocksdb::ColumnFamilyHandle* blobs = nullptr;
+  rocksdb::ColumnFamilyHandle* bodies = nullptr;
+  rocksdb::ColumnFamilyHandle* body_index = nullptr;
 
   Engine() = default;
   Engine(const Engine&) = delete;

@@ -1,6 +1,7 @@
 #include "storage/rocksdb/rocksdb_store.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <unordered_map>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "storage/rocksdb/body_table.h"
 #include "storage/rocksdb/committer.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/keys.h"
@@ -62,11 +64,14 @@ class RocksdbStore : public Store {
   Expected<QueuePosition> position(QueueId queue) override;
   Expected<std::vector<StoredMessage>> read(QueueId queue, Sequence from, size_t count_max,
                                             size_t bytes_max) override;
+  BodyPtr new_body(uint64_t bytes) override { return held_->hold(next_body_++, bytes); }
+  Expected<std::string> read_chunk(BodyId body, uint32_t index) override;
   Expected<> close(const std::vector<Delivered>& delivered) override;
 
  private:
   Expected<> check_format(const std::string& directory);
   Expected<> load_watermarks();
+  Expected<> load_bodies();
   Expected<> take_clean_mark();
   template <typename Fill>
   Expected<> write_at_open(Fill&& fill);
@@ -75,6 +80,9 @@ class RocksdbStore : public Store {
 
   Watermarks watermarks_;
   Engine engine_;
+  const std::shared_ptr<HeldBodies> held_ = std::make_shared<HeldBodies>();
+  BodyTable bodies_{engine_, watermarks_, held_};
+  std::atomic<BodyId> next_body_ = 1;
   // What the last clean stop wrote down; empty after a crash.
   std::unordered_map<QueueId, Sequence> delivered_;
   // Dropped queues of which nothing is left, their entries included once opening is through.
@@ -90,14 +98,15 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
   }
   if (auto known = check_format(options.directory); !known) return known;
   if (auto loaded = load_watermarks(); !loaded) return loaded;
+  if (auto loaded = load_bodies(); !loaded) return loaded;
   if (auto taken = take_clean_mark(); !taken) return taken;
-  committer_ = std::make_unique<Committer>(engine_, watermarks_);
+  committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_);
   return {};
 }
 
 bool RocksdbStore::holds_nothing() const {
   for (auto* column : {engine_.meta, engine_.messages, engine_.attempts, engine_.queues,
-                       engine_.catalog, engine_.blobs}) {
+                       engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index}) {
     std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator({}, column));
     any->SeekToFirst();
     if (any->Valid() || !any->status().ok()) return false;
@@ -141,7 +150,15 @@ bool RocksdbStore::left_on_disk(QueueId queue) const {
     range->SeekToFirst();
     if (range->Valid() || !range->status().ok()) return true;
   }
-  return false;
+  return bodies_.has_refs(queue);
+}
+
+Expected<> RocksdbStore::load_bodies() {
+  if (auto loaded = bodies_.load(); !loaded) return loaded;
+  auto next = bodies_.next_id();
+  if (!next) return std::unexpected(next.error());
+  next_body_ = *next;
+  return {};
 }
 
 Expected<> RocksdbStore::load_watermarks() {
@@ -226,6 +243,19 @@ Expected<std::string> RocksdbStore::blob(std::string_view key) {
   return bytes;
 }
 
+Expected<std::string> RocksdbStore::read_chunk(BodyId body, uint32_t index) {
+  std::string bytes;
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  auto status =
+      engine_.db->Get(options, engine_.bodies, slice(ChunkKey(body, index).view()), &bytes);
+  if (!status.ok()) {
+    return std::unexpected(
+        to_error(status, fmt::format("reading chunk {} of body {}", index, body)));
+  }
+  return bytes;
+}
+
 Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
   QueuePosition position;
   position.watermark = watermarks_.get(queue);
@@ -254,7 +284,7 @@ Expected<std::vector<StoredMessage>> RocksdbStore::read(QueueId queue, Sequence 
   for (messages->SeekToFirst(); messages->Valid(); messages->Next()) {
     if (found.size() == count_max || bytes > bytes_max) break;
     Sequence sequence = messages.sequence();
-    auto record = Record::from_bytes(bytes_of(messages->value()));
+    auto record = Record::from_bytes(bytes_of(messages->value()), *held_);
     if (!record) {
       return fail(Code::kCorrupt, fmt::format("message {} of queue {}: {}", sequence, queue,
                                               record.error().message));

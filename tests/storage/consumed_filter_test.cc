@@ -34,7 +34,7 @@ class ConsumedTest : public ::testing::Test {
     auto opened =
         open_engine(directory_.path(), system_.env(), watermarks_, kMessageBufferBytes, engine_);
     ASSERT_TRUE(opened) << opened.error().message;
-    committer_ = std::make_unique<Committer>(engine_, watermarks_);
+    committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_);
   }
 
   Expected<> commit(Batch batch) {
@@ -80,6 +80,7 @@ class ConsumedTest : public ::testing::Test {
   FaultyFileSystem system_;
   Watermarks watermarks_;
   Engine engine_;
+  BodyTable bodies_{engine_, watermarks_, std::make_shared<HeldBodies>()};
   std::unique_ptr<Committer> committer_;
 };
 
@@ -188,7 +189,8 @@ TEST_F(ConsumedTest, WholeFilesAreGivenBackWithoutACompaction) {
 
 TEST_F(ConsumedTest, AnIdleStoreGivesItsMemoryBack) {
   committer_.reset();
-  committer_ = std::make_unique<Committer>(engine_, watermarks_, std::chrono::milliseconds(1));
+  committer_ =
+      std::make_unique<Committer>(engine_, watermarks_, bodies_, std::chrono::milliseconds(1));
   ASSERT_TRUE(commit(append(1, 1, 20'000)));
   auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
   while (number("rocksdb.cur-size-all-mem-tables") > (1u << 20) &&
