@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "broker/net/handles.h"
+#include "broker/queue/bodies.h"
 #include "broker/queue/journal.h"
 #include "broker/routing/virtual_host.h"
 #include "broker/session/server.h"
@@ -29,6 +30,7 @@ class Shard {
 
   uv_loop_t* loop() { return loop_; }
   Journal& journal() { return journal_; }
+  Bodies& bodies() { return bodies_; }
   VirtualHost& virtual_host() { return virtual_host_; }
   Server& server() { return server_; }
 
@@ -37,6 +39,7 @@ class Shard {
 
   uv_loop_t* loop_;
   Journal journal_;
+  Bodies bodies_;
   VirtualHost virtual_host_;
   Server server_;
 

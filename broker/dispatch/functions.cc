@@ -85,8 +85,13 @@ std::vector<std::string> texts(
 
 }  // namespace
 
-Functions::Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Executor& executor)
-    : store_(store), journal_(journal), executor_(executor), refusals_wakeup_(loop, [this] {
+Functions::Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Bodies& bodies,
+                     Executor& executor)
+    : store_(store),
+      journal_(journal),
+      bodies_(bodies),
+      executor_(executor),
+      refusals_wakeup_(loop, [this] {
         for (auto& answer : std::exchange(refusals_, {})) answer();
       }) {}
 
@@ -308,6 +313,32 @@ void Functions::call(const VersionPtr& version, amqp::Bytes input, Caller caller
     return;
   }
   run(version, input, std::move(caller), std::move(done));
+}
+
+void Functions::call(const VersionPtr& version, const storage::BodyPtr& input, Caller caller,
+                     std::function<void(CallResult)> done) {
+  if (input->bytes() > kInputMaxBytes) {
+    CallResult result{.outcome = schema::Outcome::input_limit,
+                      .message = "the message has " + std::to_string(input->bytes()) +
+                                 " bytes; a function takes at most " +
+                                 std::to_string(kInputMaxBytes)};
+    note(*version, caller, result);
+    refuse_later(std::move(result), std::move(done));
+    return;
+  }
+  bodies_.read_whole(input, [this, version, caller = std::move(caller),
+                             done = std::move(done)](Expected<std::string> read) {
+    if (!read) {
+      CallResult result{.outcome = schema::Outcome::internal,
+                        .message = "the message can not be read: " + read.error().message};
+      note(*version, caller, result);
+      done(std::move(result));
+      return;
+    }
+    auto bytes = std::make_shared<std::string>(std::move(*read));
+    call(version, amqp::as_bytes(*bytes), caller,
+         [bytes, done](CallResult result) { done(std::move(result)); });
+  });
 }
 
 void Functions::run(const VersionPtr& version, amqp::Bytes input, Caller caller,

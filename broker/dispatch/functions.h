@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "broker/dispatch/call_log.h"
 #include "broker/dispatch/executor.h"
+#include "broker/queue/bodies.h"
 #include "broker/queue/journal.h"
 #include "storage/store.h"
 
@@ -52,7 +53,8 @@ class Functions {
  public:
   using VersionPtr = std::shared_ptr<FunctionVersion>;
 
-  Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Executor& executor);
+  Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Bodies& bodies,
+            Executor& executor);
 
   Expected<> recover();
 
@@ -81,6 +83,9 @@ class Functions {
   // Runs the version on `input`, which must live until `done`; that comes on a later turn.
   void call(const VersionPtr& version, amqp::Bytes input, Caller caller,
             std::function<void(CallResult)> done);
+  // The same with an external body, which is read whole. One above kInputMaxBytes fails the call.
+  void call(const VersionPtr& version, const storage::BodyPtr& input, Caller caller,
+            std::function<void(CallResult)> done);
 
   // The executor's state has changed.
   void executor_changed();
@@ -107,6 +112,7 @@ class Functions {
 
   storage::Store& store_;
   Journal& journal_;
+  Bodies& bodies_;
   Executor& executor_;
   std::map<std::string, Function, std::less<>> functions_;
   std::map<std::string, uint32_t, std::less<>> deploying_;  // version numbers given out

@@ -8,6 +8,9 @@ namespace sluice::broker::dispatch {
 // One frame from the executor: the largest output, its log, and room for the rest.
 inline constexpr size_t kFrameMaxBytes = 160u << 20;
 
+// A message that a function is called with: it is in RAM as a whole, here and in the executor.
+inline constexpr uint64_t kInputMaxBytes = 64u << 20;
+
 inline constexpr size_t kImageMaxBytes = 64u << 20;
 inline constexpr uint64_t kMemoryMinBytes = 4u << 20;
 inline constexpr uint64_t kMemoryMaxBytes = 4ull << 30;

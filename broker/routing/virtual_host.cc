@@ -317,7 +317,7 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
   auto now = std::chrono::system_clock::now().time_since_epoch();
   auto record = storage::Record::make(
       {publication.exchange, publication.routing_key, publication.properties, publication.body,
-       std::chrono::duration_cast<std::chrono::milliseconds>(now).count()});
+       std::chrono::duration_cast<std::chrono::milliseconds>(now).count(), publication.external});
   bool persistent = amqp::is_persistent(publication.properties);
   // A consumer that takes the message at once may publish in turn, and so use routed_ again.
   auto queues = std::move(routed_);

@@ -23,6 +23,7 @@ struct Publication {
   std::string_view routing_key;
   amqp::Bytes properties;  // as on the wire; well-formed
   amqp::Bytes body;
+  storage::BodyPtr external;  // instead of `body`
 };
 
 struct Published {
