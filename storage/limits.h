@@ -52,4 +52,7 @@ inline constexpr uint64_t kReclaimMessages = 50'000;
 inline constexpr size_t kSweepRefsMax = 1'000;
 inline constexpr size_t kDropChunksMax = 4'096;
 
+// Deleted chunks that share blob files with others: up to so many bytes are left there.
+inline constexpr uint64_t kBodyGarbageBytesMin = 64u << 20;
+
 }  // namespace sluice::storage

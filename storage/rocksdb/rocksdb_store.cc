@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "storage/rocksdb/body_collector.h"
 #include "storage/rocksdb/body_table.h"
 #include "storage/rocksdb/committer.h"
 #include "storage/rocksdb/engine.h"
@@ -53,6 +54,11 @@ class Range {
 
 class RocksdbStore : public Store {
  public:
+  ~RocksdbStore() override {
+    committer_.reset();
+    collector_.stop();
+  }
+
   // Everything between opening the database and the first commit.
   Expected<> open(const RocksdbOptions& options);
 
@@ -79,6 +85,7 @@ class RocksdbStore : public Store {
   bool left_on_disk(QueueId queue) const;
 
   Watermarks watermarks_;
+  BodyCollector collector_{engine_};  // outlives the engine, whose threads call it
   Engine engine_;
   const std::shared_ptr<HeldBodies> held_ = std::make_shared<HeldBodies>();
   BodyTable bodies_{engine_, watermarks_, held_};
@@ -91,6 +98,7 @@ class RocksdbStore : public Store {
 };
 
 Expected<> RocksdbStore::open(const RocksdbOptions& options) {
+  engine_.bodies_compacted = [this] { collector_.compacted(); };
   if (auto opened = open_engine(options.directory, options.env, watermarks_,
                                 options.message_buffer_bytes, engine_);
       !opened) {
@@ -100,6 +108,7 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
   if (auto loaded = load_watermarks(); !loaded) return loaded;
   if (auto loaded = load_bodies(); !loaded) return loaded;
   if (auto taken = take_clean_mark(); !taken) return taken;
+  collector_.start();
   committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_);
   return {};
 }

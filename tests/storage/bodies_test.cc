@@ -235,5 +235,29 @@ TEST_F(BodiesTest, DiskSpaceComesBack) {
   EXPECT_LT(bytes_in(directory_.path()), 2 * kBodyBytes);
 }
 
+// One in ten stays, and with it, at first, the blob files that it shares with the others.
+TEST_F(BodiesTest, DiskSpaceComesBackFromAmongBodiesThatStay) {
+  constexpr size_t kBodyBytes = 1u << 20;
+  std::string bytes = some_bytes(kBodyBytes);
+  for (Sequence at = 1; at <= 300; ++at) {
+    Batch batch;
+    BodyPtr body = put_body(*store_, batch, bytes, kChunkBytes);
+    batch.appends.push_back({at % 10 == 0 ? 2u : 1u, at, record_with(body)});
+    commit_or_fail(*store_, std::move(batch));
+  }
+  commit_or_fail(*store_, advance(1, 301));
+  auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+  auto small = [this] { return bytes_in(directory_.path()) < 100 * kBodyBytes; };
+  while (!small() && std::chrono::steady_clock::now() < deadline) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_TRUE(small()) << bytes_in(directory_.path());
+  auto stay = all_of(*store_, 2);
+  EXPECT_EQ(stay.size(), 30u);
+  for (const auto& message : stay) {
+    EXPECT_TRUE(read_body(*store_, *message.record->external()) == bytes);
+  }
+}
+
 }  // namespace
 }  // namespace sluice::storage

@@ -20,6 +20,7 @@ namespace sluice::storage {
 namespace {
 
 constexpr size_t kSmallBuffers = 128u << 10;  // so that flushes and compactions are cut, too
+constexpr QueueId kQueueEnd = 1'000;          // more than a workload makes
 
 TEST(PowerCutTest, ExactlyAPrefixWithAllThatWasConfirmedSurvives) {
   uint64_t base = number_from_environment("SLUICE_SEED", std::random_device()());
@@ -50,6 +51,7 @@ TEST(PowerCutTest, ExactlyAPrefixWithAllThatWasConfirmedSurvives) {
       ASSERT_NE(after, nullptr);
       progress.confirmed = recovered(*after, seed, progress);
       progress.submitted = progress.confirmed;
+      expect_no_orphans(std::move(after), directory.path(), kQueueEnd);
       if (HasFailure()) return;
     }
     batches += progress.confirmed;
@@ -143,6 +145,7 @@ TEST(KillTest, ExactlyAPrefixWithAllThatWasConfirmedSurvives) {
     auto after = open_or_fail(directory.path());
     ASSERT_NE(after, nullptr);
     done = recovered(*after, seed, progress);
+    expect_no_orphans(std::move(after), directory.path(), kQueueEnd);
     if (HasFailure()) return;
   }
   std::printf("seed %lu: %lu kills, %lu batches survived\n", seed, rounds, done);
