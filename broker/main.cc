@@ -91,7 +91,7 @@ class Process {
       return fail_start(done.error());
     }
     dispatcher_ =
-        std::make_unique<Dispatcher>(loop, shard_->virtual_host(), shard_->bodies(), *store_,
+        std::make_unique<Dispatcher>(loop, shard_->virtual_host(), *store_,
                                      shard_->server().flushes(), find_executor(config_.executor));
     if (auto done = dispatcher_->recover(); !done) return fail_start(done.error());
     http_ = std::make_unique<admin::HttpServer>(*shard_);

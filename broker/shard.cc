@@ -6,8 +6,8 @@ Shard::Shard(uv_loop_t* loop, storage::Store& store, std::string node_name, Jour
     : loop_(loop),
       journal_(store, loop, std::move(failed)),
       bodies_(store, journal_, loop),
-      virtual_host_(journal_, "/"),
-      server_(loop, virtual_host_, bodies_, std::move(node_name)),
+      virtual_host_(journal_, bodies_, "/"),
+      server_(loop, virtual_host_, std::move(node_name)),
       posted_wakeup_(loop, [this] { run_posted(); }),
       turn_end_(loop, [this] {
         // The journal first: what it finds durable makes confirms due, which make output.

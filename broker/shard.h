@@ -30,7 +30,6 @@ class Shard {
 
   uv_loop_t* loop() { return loop_; }
   Journal& journal() { return journal_; }
-  Bodies& bodies() { return bodies_; }
   VirtualHost& virtual_host() { return virtual_host_; }
   Server& server() { return server_; }
 

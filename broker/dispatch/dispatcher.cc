@@ -50,13 +50,13 @@ std::unexpected<Error> no_subscription(std::string_view name) {
 
 }  // namespace
 
-Dispatcher::Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, Bodies& bodies,
-                       storage::Store& store, net::FlushList& flushes, std::string executor_program)
+Dispatcher::Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Store& store,
+                       net::FlushList& flushes, std::string executor_program)
     : loop_(loop),
       virtual_host_(virtual_host),
       store_(store),
       executor_(loop, std::move(executor_program), flushes, [this] { executor_changed(); }),
-      functions_(loop, store, virtual_host.journal(), bodies, executor_) {
+      functions_(loop, store, virtual_host.journal(), virtual_host.bodies(), executor_) {
   virtual_host_.when_queue_created([this](const std::shared_ptr<Queue>& queue) {
     for (auto& [name, subscription] : subscriptions_) {
       if (subscription->settings().queue == queue->name() && queue->owner == nullptr) {

@@ -18,7 +18,7 @@ namespace sluice::broker {
 // it keeps in the catalog. On the shard's thread.
 class Dispatcher {
  public:
-  Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, Bodies& bodies, storage::Store& store,
+  Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Store& store,
              net::FlushList& flushes, std::string executor_program);
   ~Dispatcher();
 

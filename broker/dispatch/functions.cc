@@ -326,18 +326,39 @@ void Functions::call(const VersionPtr& version, const storage::BodyPtr& input, C
     refuse_later(std::move(result), std::move(done));
     return;
   }
-  bodies_.read_whole(input, [this, version, caller = std::move(caller),
-                             done = std::move(done)](Expected<std::string> read) {
+  large_inputs_.push_back({version, input, std::move(caller), std::move(done)});
+  start_large_inputs();
+}
+
+void Functions::start_large_inputs() {
+  while (!large_inputs_.empty() &&
+         large_input_bytes_ + large_inputs_.front().body->bytes() <= kLargeInputsMaxBytes) {
+    LargeInput input = std::move(large_inputs_.front());
+    large_inputs_.pop_front();
+    call_large(std::move(input));
+  }
+}
+
+void Functions::call_large(LargeInput input) {
+  uint64_t bytes = input.body->bytes();
+  large_input_bytes_ += bytes;
+  auto finished = [this, bytes, done = std::move(input.done)](CallResult result) {
+    large_input_bytes_ -= bytes;
+    start_large_inputs();
+    done(std::move(result));
+  };
+  bodies_.read_whole(input.body, [this, version = input.version, caller = input.caller,
+                                  finished](Expected<std::string> read) {
     if (!read) {
       CallResult result{.outcome = schema::Outcome::internal,
                         .message = "the message can not be read: " + read.error().message};
       note(*version, caller, result);
-      done(std::move(result));
+      finished(std::move(result));
       return;
     }
-    auto bytes = std::make_shared<std::string>(std::move(*read));
-    call(version, amqp::as_bytes(*bytes), caller,
-         [bytes, done](CallResult result) { done(std::move(result)); });
+    auto held = std::make_shared<std::string>(std::move(*read));
+    call(version, amqp::as_bytes(*held), caller,
+         [held, finished](CallResult result) { finished(std::move(result)); });
   });
 }
 

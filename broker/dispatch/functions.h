@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -102,6 +103,14 @@ class Functions {
   void load(const VersionPtr& version, std::string image);
   void load_now(const VersionPtr& version, std::string image);
   void loaded(const VersionPtr& version, const LoadResult& result);
+  struct LargeInput {
+    VersionPtr version;
+    storage::BodyPtr body;
+    Caller caller;
+    std::function<void(CallResult)> done;
+  };
+  void start_large_inputs();
+  void call_large(LargeInput input);
   void run(const VersionPtr& version, amqp::Bytes input, Caller caller,
            std::function<void(CallResult)> done);
   void note(const FunctionVersion& version, const Caller& caller, const CallResult& result);
@@ -117,6 +126,8 @@ class Functions {
   std::map<std::string, Function, std::less<>> functions_;
   std::map<std::string, uint32_t, std::less<>> deploying_;  // version numbers given out
   uint64_t last_id_ = 0;
+  std::deque<LargeInput> large_inputs_;  // that wait for room
+  uint64_t large_input_bytes_ = 0;       // of calls under way
   // Calls that could not be made, to be answered on the next turn.
   std::vector<std::function<void()>> refusals_;
   net::Wakeup refusals_wakeup_;

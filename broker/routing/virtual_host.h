@@ -11,6 +11,7 @@
 #include "broker/amqp/error.h"
 #include "broker/amqp/properties.h"
 #include "broker/counters.h"
+#include "broker/queue/bodies.h"
 #include "broker/queue/journal.h"
 #include "broker/queue/queue.h"
 #include "broker/routing/exchange.h"
@@ -21,8 +22,8 @@ namespace sluice::broker {
 struct Publication {
   std::string_view exchange;
   std::string_view routing_key;
-  amqp::Bytes properties;  // as on the wire; well-formed
-  amqp::Bytes body;
+  amqp::Bytes properties;     // as on the wire; well-formed
+  amqp::Bytes body;           // made an external one where it is large
   storage::BodyPtr external;  // instead of `body`
 };
 
@@ -39,13 +40,14 @@ struct Published {
 // identity for exclusive queues; null for the administration, which may not touch those.
 class VirtualHost {
  public:
-  VirtualHost(Journal& journal, std::string name);
+  VirtualHost(Journal& journal, Bodies& bodies, std::string name);
 
   // Loads the durable definitions and the queues' messages. Once, before anything else.
   Expected<> recover(storage::Store& store);
 
   const std::string& name() const { return name_; }
   Journal& journal() { return journal_; }
+  Bodies& bodies() { return bodies_; }
   Counters& counters() { return counters_; }
 
   // Called when a queue has come into being.
@@ -110,6 +112,7 @@ class VirtualHost {
   storage::QueueId new_queue_id();
 
   Journal& journal_;
+  Bodies& bodies_;
   const std::string name_;
   Counters counters_;
   std::map<std::string, std::unique_ptr<Exchange>, std::less<>> exchanges_;

@@ -316,7 +316,7 @@ Outcome<> Channel::content_header(amqp::Bytes payload) {
   publishing_->body_bytes = body_bytes;
   publishing_->properties = amqp::as_text(properties);
   if (body_bytes > storage::kInlineBodyBytesMax) {
-    publishing_->external.emplace(connection_.bodies().writer(body_bytes));
+    publishing_->external.emplace(connection_.virtual_host().bodies().writer(body_bytes));
   }
   return {};
 }

@@ -52,7 +52,7 @@ Connection::Connection(Server& server, std::unique_ptr<net::Stream> stream)
     : server_(server),
       stream_(std::move(stream)),
       body_stream_(std::make_shared<BodyStream>(
-          server.bodies(), *stream_,
+          server.virtual_host().bodies(), *stream_,
           BodyStream::Events{.moved = [this] { output_moved(); },
                              .failed = [this](const Error& error) { body_failed(error); }})),
       timer_(server.loop(), [this] { beat(); }) {}
@@ -71,7 +71,6 @@ void Connection::start() {
 }
 
 VirtualHost& Connection::virtual_host() { return server_.virtual_host(); }
-Bodies& Connection::bodies() { return server_.bodies(); }
 
 size_t Connection::consumer_count() const {
   size_t count = 0;

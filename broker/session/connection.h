@@ -35,7 +35,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void shutdown(amqp::ReplyCode code, std::string_view text);
 
   VirtualHost& virtual_host();
-  Bodies& bodies();
   const std::string& user() const { return user_; }
   const std::string& peer() const { return stream_->peer(); }
   const amqp::Table& client_properties() const { return client_properties_; }

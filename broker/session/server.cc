@@ -12,8 +12,8 @@ bool is_loopback(const std::string& peer) {
 
 }  // namespace
 
-Server::Server(uv_loop_t* loop, VirtualHost& virtual_host, Bodies& bodies, std::string node_name)
-    : loop_(loop), virtual_host_(virtual_host), bodies_(bodies), node_name_(std::move(node_name)) {}
+Server::Server(uv_loop_t* loop, VirtualHost& virtual_host, std::string node_name)
+    : loop_(loop), virtual_host_(virtual_host), node_name_(std::move(node_name)) {}
 
 Server::~Server() = default;
 

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "broker/net/stream.h"
-#include "broker/queue/bodies.h"
 #include "broker/routing/virtual_host.h"
 #include "broker/session/connection.h"
 
@@ -20,7 +19,7 @@ inline constexpr const char* kCompatibleVersion = "3.13.7";
 // The AMQP listener and its connections. On the shard's thread.
 class Server {
  public:
-  Server(uv_loop_t* loop, VirtualHost& virtual_host, Bodies& bodies, std::string node_name);
+  Server(uv_loop_t* loop, VirtualHost& virtual_host, std::string node_name);
   ~Server();
 
   Expected<> listen(const std::string& host, uint16_t port);
@@ -38,7 +37,6 @@ class Server {
   uv_loop_t* loop() { return loop_; }
   net::FlushList& flushes() { return flushes_; }
   VirtualHost& virtual_host() { return virtual_host_; }
-  Bodies& bodies() { return bodies_; }
   const std::string& node_name() const { return node_name_; }
   const std::unordered_set<std::shared_ptr<Connection>>& connections() const {
     return connections_;
@@ -55,7 +53,6 @@ class Server {
  private:
   uv_loop_t* loop_;
   VirtualHost& virtual_host_;
-  Bodies& bodies_;
   const std::string node_name_;
   net::FlushList flushes_;
   std::unique_ptr<net::Listener> listener_;

@@ -198,6 +198,19 @@ class Ways(LargeBodyCase):
         self.await_small_disk(3 * MIB)
 
 
+    def test_peeking_shows_the_beginning(self):
+        queue = self.durable_queue(self.ch)
+        self.ch.basic_publish("", queue, b"small", PERSISTENT)
+        self.ch.basic_publish("", queue, b"large " * (1 << 20), PERSISTENT)
+        first, second = harness.admin.Admin(self.broker.admin_url).get(
+            f"queues/%2F/{queue}/messages")
+        self.assertEqual((first["payload"], first["payload_bytes"]), ("small", 5))
+        self.assertEqual(second["payload"], ("large " * 20_000)[:64 << 10])
+        self.assertEqual((second["payload_bytes"], second["payload_encoding"]),
+                         (6 << 20, "string"))
+        self.assert_ready(self.ch, queue, 2)
+
+
 class Streaming(LargeBodyCase):
     """What else goes on while a client is in the middle of a body."""
 
