@@ -349,6 +349,24 @@ class Disk(LargeBodyCase):
         self.assertTrue(self.get(channel, queues[49], auto_ack=True, timeout_s=30)[2] == body)
         self.await_small_disk(3 * MIB)
 
+    def test_a_damaged_chunk_is_not_served(self):
+        channel = self.confirm_channel()
+        queue = self.durable_queue(channel)
+        channel.basic_publish("", queue, body_of(8 * MIB, 8), PERSISTENT)
+        blobs = await_until(lambda: [path for path in self.broker.data_dir.glob("*.blob")
+                                     if path.stat().st_size > 7 * MIB], 30, "the blob file")
+        self.broker.stop()
+        with open(blobs[0], "r+b") as blob:
+            blob.seek(4 * MIB)
+            byte = blob.read(1)
+            blob.seek(4 * MIB)
+            blob.write(bytes([byte[0] ^ 1]))
+        self.broker.start()
+        channel = self.channel()
+        self.assert_connection_closed(541, lambda: channel.basic_get(queue))
+        self.assertRegex(self.broker.output(), "reading chunk [0-9]+ of body [0-9]+: Corruption")
+        self.assert_serving()
+
     def test_two_gigabytes_drained_give_their_disk_back(self):
         channel = self.confirm_channel()
         queue = self.durable_queue(channel)
