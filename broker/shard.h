@@ -9,6 +9,7 @@
 #include <uv.h>
 
 #include "broker/net/handles.h"
+#include "broker/queue/bodies.h"
 #include "broker/queue/journal.h"
 #include "broker/routing/virtual_host.h"
 #include "broker/session/server.h"
@@ -40,6 +41,7 @@ class Shard {
   uv_loop_t* loop_;
   ResidentSet resident_;
   Journal journal_;
+  Bodies bodies_;
   VirtualHost virtual_host_;
   Server server_;
 

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "base/check.h"
+
 namespace sluice::storage {
 
 namespace {
@@ -11,6 +13,7 @@ constexpr size_t kTableBytes = 128;
 }  // namespace
 
 RecordPtr Record::make(const Parts& parts) {
+  CHECK(parts.external == nullptr || parts.body.empty());
   flatbuffers::FlatBufferBuilder builder(parts.exchange.size() + parts.routing_key.size() +
                                          parts.properties.size() + parts.body.size() +
                                          kTableBytes);
@@ -18,12 +21,13 @@ RecordPtr Record::make(const Parts& parts) {
   auto properties = builder.CreateVector(parts.properties.data(), parts.properties.size());
   auto routing_key = builder.CreateString(parts.routing_key.data(), parts.routing_key.size());
   auto exchange = builder.CreateString(parts.exchange.data(), parts.exchange.size());
-  builder.Finish(schema::CreateMessage(builder, exchange, routing_key, properties, body,
-                                       parts.published_at_ms));
-  return std::make_shared<const Record>(builder.Release());
+  builder.Finish(schema::CreateMessage(
+      builder, exchange, routing_key, properties, body, parts.published_at_ms,
+      parts.external ? parts.external->id() : 0, parts.external ? parts.external->bytes() : 0));
+  return std::make_shared<const Record>(builder.Release(), parts.external);
 }
 
-Expected<RecordPtr> Record::from_bytes(std::span<const uint8_t> bytes) {
+Expected<RecordPtr> Record::from_bytes(std::span<const uint8_t> bytes, HeldBodies& held) {
   flatbuffers::DefaultAllocator allocator;
   uint8_t* copy = allocator.allocate(bytes.size());
   if (!bytes.empty()) std::memcpy(copy, bytes.data(), bytes.size());
@@ -32,7 +36,10 @@ Expected<RecordPtr> Record::from_bytes(std::span<const uint8_t> bytes) {
   if (!schema::VerifyMessageBuffer(verifier)) {
     return fail(Code::kCorrupt, "a stored message fails the FlatBuffers verifier");
   }
-  return std::make_shared<const Record>(std::move(buffer));
+  const schema::Message& message = *schema::GetMessage(buffer.data());
+  BodyPtr external;
+  if (message.body_id() != 0) external = held.hold(message.body_id(), message.body_bytes());
+  return std::make_shared<const Record>(std::move(buffer), std::move(external));
 }
 
 }  // namespace sluice::storage

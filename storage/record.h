@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "schemas/message_generated.h"
+#include "storage/body.h"
 
 namespace sluice::storage {
 
@@ -25,24 +26,32 @@ class Record {
     std::span<const uint8_t> properties;
     std::span<const uint8_t> body;
     int64_t published_at_ms = 0;
+    BodyPtr external;  // instead of `body`
   };
 
   static std::shared_ptr<const Record> make(const Parts& parts);
 
-  // Takes bytes that were read from disk. kCorrupt unless they pass the FlatBuffers verifier.
-  static Expected<std::shared_ptr<const Record>> from_bytes(std::span<const uint8_t> bytes);
+  // Takes bytes that were read from disk. kCorrupt unless they pass the FlatBuffers verifier. An
+  // external body is held by `held`.
+  static Expected<std::shared_ptr<const Record>> from_bytes(std::span<const uint8_t> bytes,
+                                                            HeldBodies& held);
 
   std::span<const uint8_t> bytes() const { return {buffer_.data(), buffer_.size()}; }
   std::string_view exchange() const { return view(message().exchange()); }
   std::string_view routing_key() const { return view(message().routing_key()); }
   std::span<const uint8_t> properties() const { return view(message().properties()); }
+  // Empty where the body is external.
   std::span<const uint8_t> body() const { return view(message().body()); }
+  // Null where the body is in the record.
+  const BodyPtr& external() const { return external_; }
+  uint64_t body_bytes() const { return external_ ? external_->bytes() : body().size(); }
   int64_t published_at_ms() const { return message().published_at_ms(); }
 
   // What all records of the process take, their bookkeeping included.
   static size_t resident_bytes() { return resident_bytes_.load(std::memory_order_relaxed); }
 
-  explicit Record(flatbuffers::DetachedBuffer buffer) : buffer_(std::move(buffer)) {
+  Record(flatbuffers::DetachedBuffer buffer, BodyPtr external)
+      : buffer_(std::move(buffer)), external_(std::move(external)) {
     resident_bytes_.fetch_add(footprint(), std::memory_order_relaxed);
   }
   ~Record() { resident_bytes_.fetch_sub(footprint(), std::memory_order_relaxed); }
@@ -65,6 +74,7 @@ class Record {
   static inline std::atomic<size_t> resident_bytes_ = 0;
 
   flatbuffers::DetachedBuffer buffer_;
+  BodyPtr external_;
 };
 
 using RecordPtr = std::shared_ptr<const Record>;

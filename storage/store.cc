@@ -5,8 +5,8 @@
 namespace sluice::storage {
 
 bool Batch::empty() const {
-  return definitions.empty() && blobs.empty() && dropped_queues.empty() && attempts.empty() &&
-         advances.empty() && removes.empty() &&
+  return definitions.empty() && blobs.empty() && dropped_queues.empty() && chunks.empty() &&
+         attempts.empty() && advances.empty() && removes.empty() &&
          std::ranges::all_of(appends, [](const Append& a) { return a.record == nullptr; });
 }
 
@@ -14,6 +14,7 @@ void Batch::clear() {
   definitions.clear();
   blobs.clear();
   dropped_queues.clear();
+  chunks.clear();
   appends.clear();
   attempts.clear();
   advances.clear();

@@ -75,6 +75,14 @@ class Batch {
     std::string key;
     std::optional<std::string> value;  // nullopt erases
   };
+  // A part of an external body. All of them come before the first message that refers to the body,
+  // or in its batch; those of a body that nobody holds any more are not written.
+  struct Chunk {
+    BodyId body;
+    uint32_t index;
+    uint32_t count;     // of the body
+    std::string bytes;  // taken by the committer
+  };
   struct Blob {
     std::string key;
     std::optional<std::string> bytes;  // nullopt erases
@@ -83,6 +91,7 @@ class Batch {
   std::vector<Definition> definitions;
   std::vector<Blob> blobs;
   std::vector<QueueId> dropped_queues;  // all that is stored under them, in constant time
+  std::vector<Chunk> chunks;
   std::vector<Append> appends;
   std::vector<Attempts> attempts;
   std::vector<Advance> advances;
@@ -148,6 +157,12 @@ class Store {
   // Asks for the disk space of what was consumed, rather sooner than cheaply; returns at once. From
   // any thread.
   virtual void reclaim() = 0;
+
+  // Holds a number for a body of `bytes`; its chunks are to be committed. From any thread.
+  virtual BodyPtr new_body(uint64_t bytes) = 0;
+
+  // A chunk of an external body that is held. kNotFound before it is committed.
+  virtual Expected<std::string> read_chunk(BodyId body, uint32_t index) = 0;
 
   struct Delivered {
     QueueId queue;

@@ -17,16 +17,12 @@ bool flag(const Request& request, const std::string& name) {
 // Path segments: kind, vhost, name.
 class Topology {
  public:
-  explicit Topology(Shard& shard) : vhost_(shard.virtual_host()) {}
+  explicit Topology(Shard& shard) : vhost_(shard.virtual_host()), bodies_(vhost_.bodies()) {}
 
   void add(HttpServer& http) {
     auto to = [this](Response (Topology::*member)(const Request&)) {
       return [this, member](const RequestPtr& request, const Respond& respond) {
-        if (request->path.size() > 1 && request->path[1] != vhost_.name()) {
-          respond(error_response(404, "not_found", "no such virtual host"));
-          return;
-        }
-        respond((this->*member)(*request));
+        if (is_here(*request, respond)) respond((this->*member)(*request));
       };
     };
     // Answered when what it changed is on disk.
@@ -40,7 +36,10 @@ class Topology {
     http.route("PUT", "queues/*/*", durably(&Topology::declare_queue));
     http.route("DELETE", "queues/*/*", durably(&Topology::delete_queue));
     http.route("DELETE", "queues/*/*/contents", durably(&Topology::purge));
-    http.route("GET", "queues/*/*/messages", to(&Topology::peek));
+    http.route("GET", "queues/*/*/messages",
+               [this](const RequestPtr& request, const Respond& respond) {
+                 if (is_here(*request, respond)) peek(*request, respond);
+               });
     for (const char* path : {"exchanges", "exchanges/*"}) {
       http.route("GET", path, to(&Topology::exchanges));
     }
@@ -55,6 +54,12 @@ class Topology {
   }
 
  private:
+  bool is_here(const Request& request, const Respond& respond) const {
+    bool here = request.path.size() < 2 || request.path[1] == vhost_.name();
+    if (!here) respond(error_response(404, "not_found", "no such virtual host"));
+    return here;
+  }
+
   Response queues(const Request&) {
     Json list = Json::array();
     for (const auto& [name, queue] : vhost_.queues()) list.push_back(view(vhost_, *queue));
@@ -102,18 +107,40 @@ class Topology {
     return {200, {{"purged", (*queue)->purge()}}};
   }
 
-  Response peek(const Request& request) {
+  void peek(const Request& request, const Respond& respond) {
     auto queue = vhost_.use_queue(request.path[2], nullptr);
-    if (!queue) return error_response(queue.error());
+    if (!queue) return respond(error_response(queue.error()));
     size_t count = kPeekDefault;
     std::string text = request.query_or("count", std::to_string(kPeekDefault));
     auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), count);
     if (error != std::errc() || end != text.data() + text.size() || count > kPeekMax) {
-      return bad_request("count is a number up to " + std::to_string(kPeekMax));
+      return respond(bad_request("count is a number up to " + std::to_string(kPeekMax)));
     }
+    auto peeked = std::make_shared<Peeked>();
+    for (const Entry& entry : (*queue)->peek(count)) {
+      if (entry.record->external()) {
+        peeked->external.emplace_back(peeked->list.size(), entry.record->external());
+      }
+      peeked->list.push_back(view(entry));
+    }
+    show_external(peeked, respond);
+  }
+
+  struct Peeked {
     Json list = Json::array();
-    for (const Entry& entry : (*queue)->peek(count)) list.push_back(view(entry));
-    return {200, list};
+    std::vector<std::pair<size_t, storage::BodyPtr>> external;  // of the message at that place
+  };
+
+  // One after the other, so that one is in RAM.
+  void show_external(const std::shared_ptr<Peeked>& peeked, const Respond& respond) {
+    if (peeked->external.empty()) return respond({200, std::move(peeked->list)});
+    auto [at, body] = std::move(peeked->external.back());
+    peeked->external.pop_back();
+    bodies_.read(body, 0, 1, [this, peeked, respond, at = at](Expected<std::string> chunk) {
+      if (!chunk) return respond(error_response(chunk.error()));
+      show_payload(peeked->list[at], *chunk);
+      show_external(peeked, respond);
+    });
   }
 
   Response exchanges(const Request&) {
@@ -195,6 +222,7 @@ class Topology {
   }
 
   VirtualHost& vhost_;
+  Bodies& bodies_;
 };
 
 }  // namespace

@@ -206,13 +206,18 @@ Json view(const Entry& entry) {
                {"routing_key", printable(entry.record->routing_key())},
                {"redelivered", entry.redelivered}};
   json["properties"] = view(amqp::Properties::of_stored(entry.record->properties()));
-  std::string_view body = amqp::as_text(entry.record->body());
-  json["payload_bytes"] = body.size();
+  json["payload_bytes"] = entry.record->body_bytes();
+  if (entry.record->external() == nullptr) {
+    show_payload(json, amqp::as_text(entry.record->body()));
+  }
+  return json;
+}
+
+void show_payload(Json& message, std::string_view body) {
   body = body.substr(0, kPayloadShownMaxBytes);
   bool text = is_utf8(body);
-  json["payload"] = text ? std::string(body) : base64(body);
-  json["payload_encoding"] = text ? "string" : "base64";
-  return json;
+  message["payload"] = text ? std::string(body) : base64(body);
+  message["payload_encoding"] = text ? "string" : "base64";
 }
 
 Json view(const FunctionVersion& version) {

@@ -22,8 +22,10 @@ Json view(const Subscription& subscription);
 Json view(const CallLogEntry& entry);
 Json view(const CallResult& result, uint32_t version);
 Json view(const Executor& executor);
-// A message that waits in a queue; of its payload no more than the first 64 KiB.
+// A message that waits in a queue; of its payload no more than the first 64 KiB. An external body
+// is left to show_payload().
 Json view(const Entry& entry);
+void show_payload(Json& message, std::string_view body);
 
 Json to_json(const amqp::Table& table);
 // For arguments: whole numbers become 'l', texts 'S', and so on. Nothing where it is not an object

@@ -52,19 +52,24 @@ void write_method(std::string& out, uint16_t channel, const Method& method) {
   writer.u8(kFrameEnd);
 }
 
-// The header and body frames of a content of the basic class; `properties` are the flags and the
-// property list as they go on the wire.
-inline void write_content(std::string& out, uint16_t channel, Bytes properties, Bytes body,
-                          uint32_t frame_max) {
+// The header frame of a content of the basic class; `properties` are the flags and the property
+// list as they go on the wire.
+inline void write_content_header(std::string& out, uint16_t channel, Bytes properties,
+                                 uint64_t body_bytes) {
   Writer writer(out);
   writer.u8(static_cast<uint8_t>(FrameType::kHeader));
   writer.u16(channel);
   writer.u32(static_cast<uint32_t>(12 + properties.size()));
   writer.u16(static_cast<uint16_t>(ClassId::kBasic));
   writer.u16(0);
-  writer.u64(body.size());
+  writer.u64(body_bytes);
   writer.raw(properties);
   writer.u8(kFrameEnd);
+}
+
+// The frames of a content's body, or of a part of it.
+inline void write_content_body(std::string& out, uint16_t channel, Bytes body, uint32_t frame_max) {
+  Writer writer(out);
   while (!body.empty()) {
     Bytes part = body.first(std::min<size_t>(body.size(), frame_max - kFrameOverheadBytes));
     writer.u8(static_cast<uint8_t>(FrameType::kBody));

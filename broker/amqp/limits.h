@@ -34,6 +34,10 @@ inline constexpr uint64_t kCloseMs = 3'000;
 // Unsent output at which a connection takes no more deliveries, and at which it is not read from.
 inline constexpr size_t kOutputDeliverMaxBytes = 1u << 20;
 inline constexpr size_t kOutputReadMaxBytes = 4u << 20;
+// With more than this unsent, no more of an external body is read.
+inline constexpr size_t kOutputBodyMaxBytes = 256u << 10;
+// Answers with an external body that a client may have outstanding before it is not read from.
+inline constexpr size_t kOutputBodiesMax = 16;
 
 static_assert(kFrameMaxBytes >= kFrameMinBytes);
 static_assert(kOutputDeliverMaxBytes > 2 * kFrameMaxBytes);

@@ -56,7 +56,7 @@ Dispatcher::Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Stor
       virtual_host_(virtual_host),
       store_(store),
       executor_(loop, std::move(executor_program), flushes, [this] { executor_changed(); }),
-      functions_(loop, store, virtual_host.journal(), executor_) {
+      functions_(loop, store, virtual_host.journal(), virtual_host.bodies(), executor_) {
   virtual_host_.when_queue_created([this](const std::shared_ptr<Queue>& queue) {
     for (auto& [name, subscription] : subscriptions_) {
       if (subscription->settings().queue == queue->name() && queue->owner == nullptr) {

@@ -85,8 +85,13 @@ std::vector<std::string> texts(
 
 }  // namespace
 
-Functions::Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Executor& executor)
-    : store_(store), journal_(journal), executor_(executor), refusals_wakeup_(loop, [this] {
+Functions::Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Bodies& bodies,
+                     Executor& executor)
+    : store_(store),
+      journal_(journal),
+      bodies_(bodies),
+      executor_(executor),
+      refusals_wakeup_(loop, [this] {
         for (auto& answer : std::exchange(refusals_, {})) answer();
       }) {}
 
@@ -308,6 +313,53 @@ void Functions::call(const VersionPtr& version, amqp::Bytes input, Caller caller
     return;
   }
   run(version, input, std::move(caller), std::move(done));
+}
+
+void Functions::call(const VersionPtr& version, const storage::BodyPtr& input, Caller caller,
+                     std::function<void(CallResult)> done) {
+  if (input->bytes() > kInputMaxBytes) {
+    CallResult result{.outcome = schema::Outcome::input_limit,
+                      .message = "the message has " + std::to_string(input->bytes()) +
+                                 " bytes; a function takes at most " +
+                                 std::to_string(kInputMaxBytes)};
+    note(*version, caller, result);
+    refuse_later(std::move(result), std::move(done));
+    return;
+  }
+  large_inputs_.push_back({version, input, std::move(caller), std::move(done)});
+  start_large_inputs();
+}
+
+void Functions::start_large_inputs() {
+  while (!large_inputs_.empty() &&
+         large_input_bytes_ + large_inputs_.front().body->bytes() <= kLargeInputsMaxBytes) {
+    LargeInput input = std::move(large_inputs_.front());
+    large_inputs_.pop_front();
+    call_large(std::move(input));
+  }
+}
+
+void Functions::call_large(LargeInput input) {
+  uint64_t bytes = input.body->bytes();
+  large_input_bytes_ += bytes;
+  auto finished = [this, bytes, done = std::move(input.done)](CallResult result) {
+    large_input_bytes_ -= bytes;
+    start_large_inputs();
+    done(std::move(result));
+  };
+  bodies_.read_whole(input.body, [this, version = input.version, caller = input.caller,
+                                  finished](Expected<std::string> read) {
+    if (!read) {
+      CallResult result{.outcome = schema::Outcome::internal,
+                        .message = "the message can not be read: " + read.error().message};
+      note(*version, caller, result);
+      finished(std::move(result));
+      return;
+    }
+    auto held = std::make_shared<std::string>(std::move(*read));
+    call(version, amqp::as_bytes(*held), caller,
+         [held, finished](CallResult result) { finished(std::move(result)); });
+  });
 }
 
 void Functions::run(const VersionPtr& version, amqp::Bytes input, Caller caller,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "broker/dispatch/call_log.h"
 #include "broker/dispatch/executor.h"
+#include "broker/queue/bodies.h"
 #include "broker/queue/journal.h"
 #include "storage/store.h"
 
@@ -52,7 +54,8 @@ class Functions {
  public:
   using VersionPtr = std::shared_ptr<FunctionVersion>;
 
-  Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Executor& executor);
+  Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Bodies& bodies,
+            Executor& executor);
 
   Expected<> recover();
 
@@ -81,6 +84,9 @@ class Functions {
   // Runs the version on `input`, which must live until `done`; that comes on a later turn.
   void call(const VersionPtr& version, amqp::Bytes input, Caller caller,
             std::function<void(CallResult)> done);
+  // The same with an external body, which is read whole. One above kInputMaxBytes fails the call.
+  void call(const VersionPtr& version, const storage::BodyPtr& input, Caller caller,
+            std::function<void(CallResult)> done);
 
   // The executor's state has changed.
   void executor_changed();
@@ -97,6 +103,14 @@ class Functions {
   void load(const VersionPtr& version, std::string image);
   void load_now(const VersionPtr& version, std::string image);
   void loaded(const VersionPtr& version, const LoadResult& result);
+  struct LargeInput {
+    VersionPtr version;
+    storage::BodyPtr body;
+    Caller caller;
+    std::function<void(CallResult)> done;
+  };
+  void start_large_inputs();
+  void call_large(LargeInput input);
   void run(const VersionPtr& version, amqp::Bytes input, Caller caller,
            std::function<void(CallResult)> done);
   void note(const FunctionVersion& version, const Caller& caller, const CallResult& result);
@@ -107,10 +121,13 @@ class Functions {
 
   storage::Store& store_;
   Journal& journal_;
+  Bodies& bodies_;
   Executor& executor_;
   std::map<std::string, Function, std::less<>> functions_;
   std::map<std::string, uint32_t, std::less<>> deploying_;  // version numbers given out
   uint64_t last_id_ = 0;
+  std::deque<LargeInput> large_inputs_;  // that wait for room
+  uint64_t large_input_bytes_ = 0;       // of calls under way
   // Calls that could not be made, to be answered on the next turn.
   std::vector<std::function<void()>> refusals_;
   net::Wakeup refusals_wakeup_;

@@ -8,6 +8,11 @@ namespace sluice::broker::dispatch {
 // One frame from the executor: the largest output, its log, and room for the rest.
 inline constexpr size_t kFrameMaxBytes = 160u << 20;
 
+// A message that a function is called with: it is in RAM as a whole, here and in the executor.
+inline constexpr uint64_t kInputMaxBytes = 64u << 20;
+// Of calls with external bodies, how many bytes are in RAM at the same time; others wait.
+inline constexpr uint64_t kLargeInputsMaxBytes = 256u << 20;
+
 inline constexpr size_t kImageMaxBytes = 64u << 20;
 inline constexpr uint64_t kMemoryMinBytes = 4u << 20;
 inline constexpr uint64_t kMemoryMaxBytes = 4ull << 30;
@@ -34,6 +39,7 @@ inline constexpr uint64_t kRestartMaxMs = 5'000;
 inline constexpr uint64_t kHealthyMs = 10'000;
 
 static_assert(kImageMaxBytes < kFrameMaxBytes);
+static_assert(kInputMaxBytes <= kLargeInputsMaxBytes);
 static_assert(kLogEntryMaxBytes >= kDeadLetterLogBytes);
 
 }  // namespace sluice::broker::dispatch

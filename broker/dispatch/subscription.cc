@@ -116,11 +116,17 @@ void Subscription::start_call(Entry entry) {
   ++virtual_host_.counters().delivered;
   auto call = std::make_shared<Call>(Call{std::move(entry), epoch_});
   calls_.emplace(call.get(), call);
-  functions_.call(functions_.newest(settings_.function), call->entry.record->body(),
-                  {"subscription " + settings_.name, call->entry.attempts + 1},
-                  [self = shared_from_this(), call](CallResult result) {
-                    self->finished(call, std::move(result));
-                  });
+  auto function = functions_.newest(settings_.function);
+  Functions::Caller caller{"subscription " + settings_.name, call->entry.attempts + 1};
+  auto done = [self = shared_from_this(), call](CallResult result) {
+    self->finished(call, std::move(result));
+  };
+  const storage::Record& record = *call->entry.record;
+  if (record.external() != nullptr) {
+    functions_.call(function, record.external(), std::move(caller), std::move(done));
+  } else {
+    functions_.call(function, record.body(), std::move(caller), std::move(done));
+  }
 }
 
 void Subscription::finished(const std::shared_ptr<Call>& call, CallResult result) {
@@ -219,8 +225,8 @@ bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
   properties.delivery_mode = amqp::Properties::kPersistent;
   std::string encoded = properties.encode();
   const Destination& to = settings_.on_failure;
-  auto sent = virtual_host_.publish(
-      {to.exchange, to.routing_key, amqp::as_bytes(encoded), entry.record->body()});
+  auto sent = virtual_host_.publish({to.exchange, to.routing_key, amqp::as_bytes(encoded),
+                                     entry.record->body(), entry.record->external()});
   if (sent && sent->queue_count > 0) {
     ++virtual_host_.counters().dead_lettered;
     return true;

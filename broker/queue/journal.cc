@@ -19,6 +19,11 @@ AppendSlot Journal::append(storage::QueueId queue, storage::Sequence sequence,
   return {batch_number_, static_cast<uint32_t>(gathering_->appends.size() - 1)};
 }
 
+void Journal::put_chunk(storage::Batch::Chunk chunk) {
+  gathering_bytes_ += chunk.bytes.size();
+  gathering_->chunks.push_back(std::move(chunk));
+}
+
 bool Journal::cancel(const AppendSlot& slot) {
   if (slot.batch != batch_number_) return false;
   storage::RecordPtr& record = gathering_->appends[slot.index].record;

@@ -38,6 +38,8 @@ class Journal {
   Journal(storage::Store& store, uv_loop_t* loop, Failed failed);
 
   AppendSlot append(storage::QueueId queue, storage::Sequence sequence, storage::RecordPtr record);
+  // A part of an external body.
+  void put_chunk(storage::Batch::Chunk chunk);
   // Takes an append back if it has not been handed over; true where it will never be written.
   bool cancel(const AppendSlot& slot);
 

@@ -70,8 +70,8 @@ bool same_arguments(const amqp::Table& a, const amqp::Table& b) {
 
 }  // namespace
 
-VirtualHost::VirtualHost(Journal& journal, ResidentSet& resident, std::string name)
-    : journal_(journal), resident_(resident), name_(std::move(name)) {
+VirtualHost::VirtualHost(Journal& journal, ResidentSet& resident, Bodies& bodies, std::string name)
+    : journal_(journal), resident_(resident), bodies_(bodies), name_(std::move(name)) {
   for (const auto& [exchange, type] : kPredeclared) {
     ExchangeSettings settings{.name = exchange, .type = type, .durable = true};
     settings.internal = settings.name == "amq.rabbitmq.trace";
@@ -313,9 +313,19 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
   Published result{routed_.size(), false};
   if (routed_.empty()) return result;
   auto now = std::chrono::system_clock::now().time_since_epoch();
-  auto record = storage::Record::make(
-      {publication.exchange, publication.routing_key, publication.properties, publication.body,
-       std::chrono::duration_cast<std::chrono::milliseconds>(now).count()});
+  storage::Record::Parts parts{
+      .exchange = publication.exchange,
+      .routing_key = publication.routing_key,
+      .properties = publication.properties,
+      .body = publication.body,
+      .published_at_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
+      .external = publication.external};
+  if (parts.body.size() > storage::kInlineBodyBytesMax) {
+    BodyWriter writer = bodies_.writer(parts.body.size());
+    writer.add(std::exchange(parts.body, {}));
+    parts.external = writer.finish();
+  }
+  auto record = storage::Record::make(parts);
   bool persistent = amqp::is_persistent(publication.properties);
   // A consumer that takes the message at once may publish in turn, and so use routed_ again.
   auto queues = std::move(routed_);

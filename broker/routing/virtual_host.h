@@ -11,6 +11,7 @@
 #include "broker/amqp/error.h"
 #include "broker/amqp/properties.h"
 #include "broker/counters.h"
+#include "broker/queue/bodies.h"
 #include "broker/queue/journal.h"
 #include "broker/queue/queue.h"
 #include "broker/routing/exchange.h"
@@ -21,8 +22,9 @@ namespace sluice::broker {
 struct Publication {
   std::string_view exchange;
   std::string_view routing_key;
-  amqp::Bytes properties;  // as on the wire; well-formed
-  amqp::Bytes body;
+  amqp::Bytes properties;     // as on the wire; well-formed
+  amqp::Bytes body;           // made an external one where it is large
+  storage::BodyPtr external;  // instead of `body`
 };
 
 struct Published {
@@ -38,13 +40,14 @@ struct Published {
 // identity for exclusive queues; null for the administration, which may not touch those.
 class VirtualHost {
  public:
-  VirtualHost(Journal& journal, ResidentSet& resident, std::string name);
+  VirtualHost(Journal& journal, ResidentSet& resident, Bodies& bodies, std::string name);
 
   // Loads the durable definitions and where the queues stand. Once, before anything else.
   Expected<> recover(storage::Store& store);
 
   const std::string& name() const { return name_; }
   Journal& journal() { return journal_; }
+  Bodies& bodies() { return bodies_; }
   Counters& counters() { return counters_; }
 
   // Called when a queue has come into being.
@@ -111,6 +114,7 @@ class VirtualHost {
 
   Journal& journal_;
   ResidentSet& resident_;
+  Bodies& bodies_;
   const std::string name_;
   Counters counters_;
   std::map<std::string, std::unique_ptr<Exchange>, std::less<>> exchanges_;

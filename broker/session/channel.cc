@@ -13,9 +13,6 @@ using amqp::Outcome;
 using amqp::refuse;
 using amqp::ReplyCode;
 
-// Content that arrives in pieces: room is made for what was announced, up to here, ahead of time.
-constexpr uint64_t kBodyReserveMaxBytes = 1u << 20;
-
 std::string made_up_tag() {
   static constexpr char kDigits[] = "0123456789abcdef";
   std::random_device random;
@@ -319,6 +316,9 @@ Outcome<> Channel::content_header(amqp::Bytes payload) {
   publishing_->has_header = true;
   publishing_->body_bytes = body_bytes;
   publishing_->properties = amqp::as_text(properties);
+  if (body_bytes > storage::kInlineBodyBytesMax) {
+    publishing_->external.emplace(connection_.virtual_host().bodies().writer(body_bytes));
+  }
   return {};
 }
 
@@ -327,13 +327,20 @@ Outcome<> Channel::content_body(amqp::Bytes payload) {
     return refuse(ReplyCode::kUnexpectedFrame, "a content body that no header announced");
   }
   Publishing& p = *publishing_;
-  if (payload.size() > p.body_bytes - p.body.size()) {
+  uint64_t left = p.external ? p.external->left() : p.body_bytes - p.body.size();
+  if (payload.size() > left) {
     return refuse(ReplyCode::kFrameError, "the content is longer than its header announced");
+  }
+  if (p.external) {
+    p.external->add(payload);
+    connection_.throttle_body();
+    if (p.external->left() > 0) return {};
+    return publish(amqp::as_bytes(p.properties), {}, p.external->finish());
   }
   if (p.body.empty() && payload.size() == p.body_bytes) {
     return publish(amqp::as_bytes(p.properties), payload);
   }
-  if (p.body.empty()) p.body.reserve(std::min(p.body_bytes, kBodyReserveMaxBytes));
+  if (p.body.empty()) p.body.reserve(p.body_bytes);
   p.body.append(amqp::as_text(payload));
   if (p.body.size() < p.body_bytes) {
     connection_.block_publishing();
@@ -342,7 +349,8 @@ Outcome<> Channel::content_body(amqp::Bytes payload) {
   return publish(amqp::as_bytes(p.properties), amqp::as_bytes(p.body));
 }
 
-Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body) {
+Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body,
+                           const storage::BodyPtr& external) {
   auto p = std::move(publishing_);  // whatever comes of it, the content is complete
   VirtualHost& vhost = connection_.virtual_host();
   if (!p->exchange.empty()) {
@@ -353,7 +361,7 @@ Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body) {
                     "cannot publish to internal exchange '" + p->exchange + "'");
     }
   }
-  auto published = vhost.publish({p->exchange, p->routing_key, properties, body});
+  auto published = vhost.publish({p->exchange, p->routing_key, properties, body, external});
   if (!published) return std::unexpected(published.error());
   Counters& counters = vhost.counters();
   ++counters.published;
@@ -365,7 +373,7 @@ Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body) {
       returned.reply_text = "NO_ROUTE";
       returned.exchange = p->exchange;
       returned.routing_key = p->routing_key;
-      connection_.send_content(number_, returned, properties, body);
+      connection_.send_content(number_, returned, properties, body, external);
     } else {
       ++counters.dropped_unroutable;
     }
@@ -466,7 +474,8 @@ void Channel::deliver(ChannelConsumer& consumer, Queue& queue, Entry entry) {
   method.redelivered = entry.redelivered;
   method.exchange = entry.record->exchange();
   method.routing_key = entry.record->routing_key();
-  connection_.send_content(number_, method, entry.record->properties(), entry.record->body());
+  connection_.send_content(number_, method, entry.record->properties(), entry.record->body(),
+                           entry.record->external());
   if (consumer.no_ack()) {
     queue.settle(entry);
     return;
@@ -499,7 +508,8 @@ Outcome<> Channel::on(const amqp::BasicGet& method) {
   ok.exchange = entry->record->exchange();
   ok.routing_key = entry->record->routing_key();
   ok.message_count = static_cast<uint32_t>((*queue)->ready_count());
-  connection_.send_content(number_, ok, entry->record->properties(), entry->record->body());
+  connection_.send_content(number_, ok, entry->record->properties(), entry->record->body(),
+                           entry->record->external());
   if (method.no_ack) {
     (*queue)->settle(*entry);
   } else {

@@ -4,11 +4,13 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "broker/amqp/error.h"
 #include "broker/amqp/frame.h"
+#include "broker/queue/bodies.h"
 #include "broker/routing/virtual_host.h"
 #include "broker/session/confirms.h"
 #include "broker/session/delivery.h"
@@ -60,6 +62,7 @@ class Channel {
     bool has_header = false;
     std::string properties;
     std::string body;
+    std::optional<BodyWriter> external;  // takes the body where it is large
     uint64_t body_bytes = 0;
   };
 
@@ -95,7 +98,8 @@ class Channel {
   template <typename Method>
   void send_when_durable(const Method& method, bool no_wait);
 
-  amqp::Outcome<> publish(amqp::Bytes properties, amqp::Bytes body);
+  amqp::Outcome<> publish(amqp::Bytes properties, amqp::Bytes body,
+                          const storage::BodyPtr& external = nullptr);
   void deliver(ChannelConsumer& consumer, Queue& queue, Entry entry);
   void consumer_cancelled(ChannelConsumer& consumer);
   amqp::Outcome<std::string_view> queue_name(std::string_view given) const;

@@ -15,6 +15,9 @@ using amqp::ReplyCode;
 
 // Not read from while this many bytes wait for the disk.
 constexpr size_t kUnwrittenMaxBytes = 64u << 20;
+// The same in the middle of an external body. Less, because a large body needs no deep pipeline to
+// keep the disk busy.
+constexpr size_t kBodyUnwrittenMaxBytes = 8u << 20;
 
 amqp::Table server_properties(const std::string& node) {
   amqp::Table capabilities;
@@ -47,7 +50,13 @@ bool parse_plain(std::string_view response, std::string_view& user, std::string_
 }  // namespace
 
 Connection::Connection(Server& server, std::unique_ptr<net::Stream> stream)
-    : server_(server), stream_(std::move(stream)), timer_(server.loop(), [this] { beat(); }) {}
+    : server_(server),
+      stream_(std::move(stream)),
+      body_stream_(std::make_shared<BodyStream>(
+          server.virtual_host().bodies(), *stream_,
+          BodyStream::Events{.moved = [this] { output_moved(); },
+                             .failed = [this](const Error& error) { body_failed(error); }})),
+      timer_(server.loop(), [this] { beat(); }) {}
 
 Connection::~Connection() { CHECK(state_ == State::kEnded || state_ == State::kProtocolHeader); }
 
@@ -55,7 +64,11 @@ void Connection::start() {
   timer_.start(amqp::kHandshakeMs);
   stream_->start({.on_data = [this](amqp::Bytes bytes) { return on_data(bytes); },
                   .on_end = [this](std::string_view reason) { end(reason); },
-                  .on_drained = [this] { drained(); }});
+                  .on_drained =
+                      [this] {
+                        body_stream_->pump();
+                        output_moved();
+                      }});
 }
 
 VirtualHost& Connection::virtual_host() { return server_.virtual_host(); }
@@ -371,6 +384,7 @@ void Connection::fail(uint16_t channel_number, const amqp::ProtocolError& error)
   for (auto& [number, channel] : channels_) channel->shut();
   channels_.clear();
   virtual_host().connection_ended(this);
+  body_stream_->clear();
   send(0, close);
   state_ = State::kClosing;
   release(kForSpace);  // to hear the answer
@@ -408,6 +422,7 @@ void Connection::end(std::string_view reason) {
   for (auto& [number, channel] : channels_) channel->shut();
   channels_.clear();
   virtual_host().connection_ended(this);
+  body_stream_->clear();
   stream_->close();
   server_.ended(shared_from_this());
 }
@@ -415,11 +430,18 @@ void Connection::end(std::string_view reason) {
 void Connection::sent() {
   sent_since_beat_ = true;
   stream_->touch();
-  if (stream_->unsent_bytes() > amqp::kOutputReadMaxBytes) hold(kForReader);
+  if (too_much_unsent()) hold(kForReader);
 }
 
-void Connection::drained() {
-  release(kForReader);
+bool Connection::too_much_unsent() const {
+  return body_stream_->body_count() > amqp::kOutputBodiesMax ||
+         stream_->unsent_bytes() + body_stream_->waiting_bytes() > amqp::kOutputReadMaxBytes;
+}
+
+// The kernel has taken all output, or a large body is through.
+void Connection::output_moved() {
+  if (!too_much_unsent()) release(kForReader);
+  if (congested()) return;
   for (auto& [number, channel] : channels_) channel->output_drained();
 }
 
@@ -471,8 +493,17 @@ void Connection::wait_until_durable(std::function<void()> action) {
   });
 }
 
-void Connection::throttle_publishing() {
-  if (virtual_host().journal().unwritten_bytes() <= kUnwrittenMaxBytes) return;
+void Connection::body_failed(const Error& error) {
+  spdlog::error("amqp {}: a message can not be delivered: {}", peer(), error.message);
+  current_method_ = 0;
+  fail(0, refuse(ReplyCode::kInternalError, "a message can not be read").error());
+}
+
+void Connection::throttle_publishing() { throttle(kUnwrittenMaxBytes); }
+void Connection::throttle_body() { throttle(kBodyUnwrittenMaxBytes); }
+
+void Connection::throttle(size_t unwritten_max_bytes) {
+  if (virtual_host().journal().unwritten_bytes() <= unwritten_max_bytes) return;
   hold(kForStore);
   virtual_host().journal().when_durable([weak = weak_from_this()] {
     auto self = weak.lock();

@@ -12,6 +12,7 @@
 #include "broker/net/handles.h"
 #include "broker/net/stream.h"
 #include "broker/routing/virtual_host.h"
+#include "broker/session/body_stream.h"
 #include "broker/session/channel.h"
 
 namespace sluice::broker {
@@ -44,29 +45,40 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   template <typename Method>
   void send(uint16_t channel, const Method& method) {
-    amqp::write_method(stream_->out(), channel, method);
+    amqp::write_method(out(channel), channel, method);
     sent();
   }
-  // A method and the content that belongs to it.
+  // A method and the content that belongs to it; `external`, where it is not null, is the body.
   template <typename Method>
   void send_content(uint16_t channel, const Method& method, amqp::Bytes properties,
-                    amqp::Bytes body) {
-    amqp::write_method(stream_->out(), channel, method);
-    amqp::write_content(stream_->out(), channel, properties, body, frame_max_bytes_);
+                    amqp::Bytes body, const storage::BodyPtr& external) {
+    std::string& to = out(channel);
+    amqp::write_method(to, channel, method);
+    uint64_t body_bytes = external != nullptr ? external->bytes() : body.size();
+    amqp::write_content_header(to, channel, properties, body_bytes);
+    if (external != nullptr) {
+      body_stream_->add(channel, external, frame_max_bytes_);
+    } else {
+      amqp::write_content_body(to, channel, body, frame_max_bytes_);
+    }
     sent();
   }
 
   // Nothing more is handled from this connection until all changes up to now are durable; then
   // `action`, unless the connection is being closed by then. Until it has run, no channel changes.
   void wait_until_durable(std::function<void()> action);
-  // The client reads too slowly for more deliveries.
-  bool congested() const { return stream_->unsent_bytes() > amqp::kOutputDeliverMaxBytes; }
+  // The client reads too slowly for more deliveries, or is being sent a large one.
+  bool congested() const {
+    return body_stream_->active() || stream_->unsent_bytes() > amqp::kOutputDeliverMaxBytes;
+  }
   // Called when something was published: holds the connection back where the store is behind.
   void throttle_publishing();
   // Called in the middle of a publish: holds the connection back where publishing is blocked.
   void block_publishing();
   // Publishing is no longer blocked.
   void unblock_publishing();
+  // The same for each part of an external body.
+  void throttle_body();
   // A channel has confirms to send at the end of the turn.
   void confirms_due(Channel& channel);
   void flush_confirms();
@@ -89,14 +101,22 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void fail(uint16_t channel, const amqp::ProtocolError& error);
   void close_channel(Channel& channel, const amqp::ProtocolError& error);
   void end(std::string_view reason);
+  // Where output for a channel goes: what is not the connection's own waits behind a large body.
+  std::string& out(uint16_t channel) {
+    return channel != 0 && body_stream_->active() ? body_stream_->behind() : stream_->out();
+  }
   void sent();
-  void drained();
+  void output_moved();
+  void throttle(size_t unwritten_max_bytes);
+  void body_failed(const Error& error);
+  bool too_much_unsent() const;
   void beat();
   void hold(Hold reason);
   void release(Hold reason);
 
   Server& server_;
   std::unique_ptr<net::Stream> stream_;
+  std::shared_ptr<BodyStream> body_stream_;
   State state_ = State::kProtocolHeader;
   unsigned holds_ = 0;
   std::string user_;

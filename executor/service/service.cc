@@ -13,7 +13,10 @@ static_assert(static_cast<int>(vmm::Outcome::kMemoryLimit) ==
               static_cast<int>(schema::Outcome::memory_limit));
 static_assert(static_cast<int>(vmm::Outcome::kInternal) ==
               static_cast<int>(schema::Outcome::internal));
-static_assert(static_cast<int>(schema::Outcome::MAX) == static_cast<int>(vmm::Outcome::kInternal));
+// What comes behind it is the broker's own.
+static_assert(schema::Outcome::MAX == schema::Outcome::input_limit &&
+              static_cast<int>(schema::Outcome::input_limit) ==
+                  static_cast<int>(vmm::Outcome::kInternal) + 1);
 
 unsigned cpus() { return std::max(1u, std::thread::hardware_concurrency()); }
 

@@ -23,6 +23,7 @@ size_t size_of(const Batch& batch) {
   for (const auto& append : batch.appends) {
     if (append.record != nullptr) bytes += append.record->bytes().size();
   }
+  for (const auto& chunk : batch.chunks) bytes += chunk.bytes.size();
   for (const auto& blob : batch.blobs) bytes += blob.bytes ? blob.bytes->size() : 0;
   return bytes;
 }
@@ -33,13 +34,22 @@ std::string catalog_key(const Batch::Definition& definition) {
 
 }  // namespace
 
-Committer::Committer(Engine& engine, Watermarks& watermarks, const CommitterOptions& options)
+Committer::Committer(Engine& engine, Watermarks& watermarks, BodyTable& bodies,
+                     const CommitterOptions& options)
     : engine_(engine),
       watermarks_(watermarks),
+      bodies_(bodies),
       options_(options),
       synced_below_(engine.db->GetLatestSequenceNumber() + 1),
       thread_([this] { run(); }) {
   pthread_setname_np(thread_.native_handle(), "committer");
+  bodies_.held().when_released([this] {
+    {
+      std::lock_guard lock(mutex_);
+      released_ = true;
+    }
+    wake_.notify_one();
+  });
 }
 
 void Committer::commit(std::unique_ptr<Batch> batch, Store::Committed done) {
@@ -58,29 +68,32 @@ Expected<> Committer::stop() {
     stopping_ = true;
   }
   wake_.notify_one();
+  bodies_.held().when_released(nullptr);
   if (thread_.joinable()) thread_.join();
   if (failed_) return std::unexpected(*failed_);
   return {};
 }
 
 void Committer::run() {
-  for (;;) {
-    std::vector<Job> jobs = take();
-    if (jobs.empty()) break;
+  std::vector<Job> jobs;
+  while (take(jobs)) {
     if (!failed_) write(jobs);
     for (Job& job : jobs) {
       job.done(std::move(job.batch),
                failed_ ? Expected<>(std::unexpected(*failed_)) : Expected<>());
     }
     if (sync_is_due()) sync();
+    jobs.clear();
   }
   if (sync_at_) sync();
 }
 
-// Waits for work; empty once there is none and none may come.
-std::vector<Committer::Job> Committer::take() {
+// Waits for work; there may be some without a job. False once no job is left and none may come.
+bool Committer::take(std::vector<Job>& jobs) {
   std::unique_lock lock(mutex_);
-  auto ready = [this] { return !waiting_.empty() || stopping_; };
+  auto ready = [this] {
+    return !waiting_.empty() || stopping_ || released_ || (bodies_.has_work() && !failed_);
+  };
   if (sync_at_ && !wake_.wait_until(lock, *sync_at_, ready)) {
     lock.unlock();
     sync();
@@ -92,14 +105,15 @@ std::vector<Committer::Job> Committer::take() {
     lock.lock();
   }
   wake_.wait(lock, ready);
-  std::vector<Job> jobs;
+  if (waiting_.empty() && stopping_) return false;
+  released_ = false;
   size_t bytes = 0;
   while (!waiting_.empty() && bytes < kMergeBytesMax) {
     bytes += size_of(*waiting_.front().batch);
     jobs.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
-  return jobs;
+  return true;
 }
 
 // Once nothing was written for a while: memory goes back, and a restart has no log to replay.
@@ -111,8 +125,9 @@ void Committer::settle() {
   rocksdb::FlushOptions options;
   options.wait = false;
   options.allow_write_stall = true;  // rather than to wait until there can be none
-  auto status = engine_.db->Flush(options, {engine_.meta, engine_.messages, engine_.attempts,
-                                            engine_.queues, engine_.catalog, engine_.blobs});
+  auto status = engine_.db->Flush(
+      options, {engine_.meta, engine_.messages, engine_.attempts, engine_.queues, engine_.catalog,
+                engine_.blobs, engine_.bodies, engine_.body_index});
   // The next write fails with it.
   if (!status.ok()) spdlog::error("store: flushing failed: {}", status.ToString());
 }
@@ -156,12 +171,17 @@ void Committer::fail(const rocksdb::Status& status, std::string_view doing) {
 
 // The contents of all jobs, in their order, in write_.
 rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
-  if (write_.GetDataSize() > kIdleBufferBytes) {
+  size_t bytes = 0;
+  for (const Job& job : jobs) bytes += size_of(*job.batch);
+  if (bytes > kIdleBufferBytes) {
+    write_ = rocksdb::WriteBatch(bytes + bytes / 16);
+  } else if (write_.GetDataSize() > kIdleBufferBytes) {
     write_ = rocksdb::WriteBatch();
   } else {
     write_.Clear();
   }
   plan(jobs);
+  bodies_.begin(write_);
   rocksdb::Status status;
   if (options_.sync != SyncMode::kAlways) {
     std::array<char, kSyncedMarkBytes> mark;
@@ -182,11 +202,16 @@ rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
       keep(blob.bytes ? write_.Put(engine_.blobs, blob.key, *blob.bytes)
                       : write_.Delete(engine_.blobs, blob.key));
     }
+    for (auto& chunk : job.batch->chunks) {
+      keep(bodies_.put_chunk(chunk));
+      std::string().swap(chunk.bytes);  // the write has its copy
+    }
     for (const auto& append : job.batch->appends) keep(build_append(append));
     for (const auto& attempts : job.batch->attempts) keep(build_attempts(attempts));
     for (const auto& remove : job.batch->removes) keep(build_remove(remove));
   }
   keep(build_advances());
+  if (status.ok()) keep(bodies_.finish());
   return status;
 }
 
@@ -209,6 +234,8 @@ void Committer::plan(const std::vector<Job>& jobs) {
 rocksdb::Status Committer::build_append(const Batch::Append& append) {
   if (append.record == nullptr || append.sequence < watermark_after(append.queue)) return {};
   auto bytes = append.record->bytes();
+  auto status = bodies_.append(append.queue, append.sequence, *append.record);
+  if (!status.ok()) return status;
   return write_.Put(engine_.messages, slice(MessageKey(append.queue, append.sequence).view()),
                     rocksdb::Slice(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
 }
@@ -225,11 +252,10 @@ rocksdb::Status Committer::build_attempts(const Batch::Attempts& attempts) {
 
 rocksdb::Status Committer::build_advances() {
   for (const auto& [queue, advance] : advances_) {
-    if (auto status =
-            write_.Put(engine_.queues, slice(QueueKey(queue).view()), encode_position(advance));
-        !status.ok()) {
-      return status;
-    }
+    auto status =
+        write_.Put(engine_.queues, slice(QueueKey(queue).view()), encode_position(advance));
+    if (status.ok()) status = bodies_.advance(queue, advance.watermark);
+    if (!status.ok()) return status;
   }
   return {};
 }
@@ -242,6 +268,7 @@ rocksdb::Status Committer::build_remove(const Batch::Remove& remove) {
       return status;
     }
   }
+  if (auto status = bodies_.remove(remove.queue, remove.sequence); !status.ok()) return status;
   return write_.Delete(engine_.messages, slice(key.view()));
 }
 

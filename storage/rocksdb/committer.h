@@ -14,6 +14,7 @@
 #include <rocksdb/write_batch.h>
 
 #include "storage/limits.h"
+#include "storage/rocksdb/body_table.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/rocksdb_store.h"
 #include "storage/rocksdb/watermarks.h"
@@ -34,10 +35,11 @@ struct CommitterOptions {
 // at all: see SyncMode.
 //
 // commit() may be called from any thread; stop() and the destructor from one that is not the
-// committer's. The engine and the watermarks are borrowed.
+// committer's. What it is made with is borrowed.
 class Committer {
  public:
-  Committer(Engine& engine, Watermarks& watermarks, const CommitterOptions& options);
+  Committer(Engine& engine, Watermarks& watermarks, BodyTable& bodies,
+            const CommitterOptions& options);
   ~Committer() { stop(); }
 
   // See Store::commit().
@@ -60,7 +62,7 @@ class Committer {
   };
 
   void run();
-  std::vector<Job> take();
+  bool take(std::vector<Job>& jobs);
   void settle();
   void write(std::vector<Job>& jobs);
   void sync();
@@ -79,11 +81,13 @@ class Committer {
 
   Engine& engine_;
   Watermarks& watermarks_;
+  BodyTable& bodies_;
 
   std::mutex mutex_;  // guards what follows; the rest is the committer thread's
   std::condition_variable wake_;
   std::deque<Job> waiting_;
   bool stopping_ = false;
+  bool released_ = false;  // a body is not held any more
 
   const CommitterOptions options_;
   // When what was written has to be synced; only where that is not at once, and something was.

@@ -20,6 +20,8 @@
 namespace sluice::storage {
 namespace {
 
+constexpr std::string_view kBodiesName = "bodies";
+
 // Errors of the disk are final. RocksDB must not clear one behind our back and go on writing after
 // a log that has a hole.
 class NoResume : public rocksdb::EventListener {
@@ -28,6 +30,18 @@ class NoResume : public rocksdb::EventListener {
                             bool* auto_recovery) override {
     *auto_recovery = false;
   }
+};
+
+class BodiesCompacted : public rocksdb::EventListener {
+ public:
+  explicit BodiesCompacted(std::function<void()> tell) : tell_(std::move(tell)) {}
+
+  void OnCompactionCompleted(rocksdb::DB*, const rocksdb::CompactionJobInfo& info) override {
+    if (info.cf_name == kBodiesName) tell_();
+  }
+
+ private:
+  const std::function<void()> tell_;
 };
 
 rocksdb::DBOptions database_options(rocksdb::Env* env) {
@@ -48,7 +62,7 @@ rocksdb::DBOptions database_options(rocksdb::Env* env) {
   options.allow_concurrent_memtable_write = false;
   options.enable_write_thread_adaptive_yield = false;
 
-  options.max_background_jobs = 2;
+  options.max_background_jobs = 3;  // a flush, a compaction, and a collection of bodies
   options.max_open_files = kOpenFilesMax;
   options.max_total_wal_size = kWalBytesMax;
   options.bytes_per_sync = 1u << 20;
@@ -104,17 +118,31 @@ rocksdb::ColumnFamilyOptions blob_column(const std::shared_ptr<rocksdb::Cache>& 
   return options;
 }
 
+// Its tables hold keys alone, so that compacting them costs little: after each flush, so that what
+// was deleted meets its tombstone and a blob file goes when all in it is deleted.
+rocksdb::ColumnFamilyOptions body_column(const std::shared_ptr<rocksdb::Cache>& cache,
+                                         size_t buffer_bytes) {
+  rocksdb::ColumnFamilyOptions options = small_column(cache);
+  options.write_buffer_size = std::min(kBodyBufferBytes, buffer_bytes);
+  options.max_write_buffer_number = kBodyBuffersMax;
+  options.enable_blob_files = true;
+  options.level0_file_num_compaction_trigger = 1;
+  return options;
+}
+
 struct Column {
   const char* name;
   rocksdb::ColumnFamilyHandle* Engine::*handle;
 };
 
-constexpr std::array<Column, 6> kColumns = {{{"default", &Engine::meta},
+constexpr std::array<Column, 8> kColumns = {{{"default", &Engine::meta},
                                              {"messages", &Engine::messages},
                                              {"attempts", &Engine::attempts},
                                              {"queues", &Engine::queues},
                                              {"catalog", &Engine::catalog},
-                                             {"blobs", &Engine::blobs}}};
+                                             {"blobs", &Engine::blobs},
+                                             {kBodiesName.data(), &Engine::bodies},
+                                             {"body_index", &Engine::body_index}}};
 
 std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermarks,
                                                      size_t message_buffer_bytes) {
@@ -123,10 +151,11 @@ std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermark
   std::vector<rocksdb::ColumnFamilyDescriptor> all;
   for (const Column& column : kColumns) {
     std::string_view name = column.name;
-    rocksdb::ColumnFamilyOptions options = name == "messages"
-                                               ? message_column(cache, message_buffer_bytes)
-                                           : name == "blobs" ? blob_column(cache)
-                                                             : small_column(cache);
+    rocksdb::ColumnFamilyOptions options =
+        name == "messages"    ? message_column(cache, message_buffer_bytes)
+        : name == "blobs"     ? blob_column(cache)
+        : name == kBodiesName ? body_column(cache, message_buffer_bytes)
+                              : small_column(cache);
     if (name == "messages" || name == "attempts") options.compaction_filter_factory = filter;
     all.emplace_back(column.name, options);
   }
@@ -209,6 +238,9 @@ void Engine::close() {
 Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
                        const Watermarks& watermarks, size_t message_buffer_bytes, Engine& engine) {
   rocksdb::DBOptions options = database_options(env);
+  if (engine.bodies_compacted) {
+    options.listeners.push_back(std::make_shared<BodiesCompacted>(engine.bodies_compacted));
+  }
   auto next_sequence = check_before_open(options, directory);
   if (!next_sequence) return std::unexpected(next_sequence.error());
   std::vector<rocksdb::ColumnFamilyHandle*> handles;

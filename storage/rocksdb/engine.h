@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -20,6 +21,11 @@ struct Engine {
   rocksdb::ColumnFamilyHandle* queues = nullptr;
   rocksdb::ColumnFamilyHandle* catalog = nullptr;
   rocksdb::ColumnFamilyHandle* blobs = nullptr;
+  rocksdb::ColumnFamilyHandle* bodies = nullptr;
+  rocksdb::ColumnFamilyHandle* body_index = nullptr;
+
+  // Set before opening, if at all: called on RocksDB's threads when `bodies` were compacted.
+  std::function<void()> bodies_compacted;
 
   Engine() = default;
   Engine(const Engine&) = delete;

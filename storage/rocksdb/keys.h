@@ -67,6 +67,52 @@ class MessageKey {
 // The first key behind those of `queue`. Queue ids count up from 1; the last one is not given out.
 inline MessageKey end_of_queue(QueueId queue) { return {queue + 1, 0}; }
 
+inline constexpr size_t kChunkKeyBytes = 12;
+
+// body_id | index, in the family of chunks.
+class ChunkKey {
+ public:
+  ChunkKey(BodyId body, uint32_t index) {
+    put_be64(bytes_.data(), body);
+    put_be32(bytes_.data() + 8, index);
+  }
+  std::string_view view() const { return {bytes_.data(), bytes_.size()}; }
+
+  static BodyId body(const char* key) { return get_be64(key); }
+
+ private:
+  std::array<char, kChunkKeyBytes> bytes_;
+};
+
+// The kinds of key in the index of bodies: the first byte.
+enum class BodyKey : char {
+  kRef = 1,       // queue_id | sequence -> body_id: the message's body
+  kCount,         // body_id -> references (4), chunks (4)
+  kUnreferenced,  // body_id -> chunks (4): no message refers to it, or none yet
+  kUnswept,       // queue_id -> nothing: has references behind its watermark
+};
+
+// kind | number, and for kRef a second one.
+class BodyIndexKey {
+ public:
+  BodyIndexKey(BodyKey kind, uint64_t id) : size_(9) {
+    bytes_[0] = static_cast<char>(kind);
+    put_be64(bytes_.data() + 1, id);
+  }
+  BodyIndexKey(QueueId queue, Sequence sequence) : BodyIndexKey(BodyKey::kRef, queue) {
+    size_ = 17;
+    put_be64(bytes_.data() + 9, sequence);
+  }
+  std::string_view view() const { return {bytes_.data(), size_}; }
+
+  static uint64_t id(const char* key) { return get_be64(key + 1); }
+  static Sequence sequence(const char* key) { return get_be64(key + 9); }
+
+ private:
+  std::array<char, 17> bytes_;
+  size_t size_;
+};
+
 inline constexpr uint32_t kFormatVersion = 2;
 // Keys of the default column family.
 inline constexpr std::string_view kFormatKey = "format";

@@ -1,6 +1,7 @@
 #include "storage/rocksdb/rocksdb_store.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <filesystem>
 #include <unordered_map>
@@ -10,6 +11,8 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "storage/rocksdb/body_collector.h"
+#include "storage/rocksdb/body_table.h"
 #include "storage/rocksdb/committer.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/keys.h"
@@ -58,6 +61,11 @@ class Range {
 
 class RocksdbStore : public Store {
  public:
+  ~RocksdbStore() override {
+    committer_.reset();
+    collector_.stop();
+  }
+
   // Everything between opening the database and the first commit.
   Expected<> open(const RocksdbOptions& options);
 
@@ -71,11 +79,14 @@ class RocksdbStore : public Store {
   Expected<std::vector<StoredMessage>> read(QueueId queue, SequenceRange range, size_t count_max,
                                             size_t bytes_max) override;
   void reclaim() override { reclaimer_->request(); }
+  BodyPtr new_body(uint64_t bytes) override { return held_->hold(next_body_++, bytes); }
+  Expected<std::string> read_chunk(BodyId body, uint32_t index) override;
   Expected<> close(const std::vector<Delivered>& delivered) override;
 
  private:
   Expected<> check_format(const std::string& directory);
   Expected<> load_watermarks();
+  Expected<> load_bodies();
   Expected<> take_clean_mark();
   template <typename Fill>
   Expected<> write_at_open(Fill&& fill);
@@ -83,7 +94,11 @@ class RocksdbStore : public Store {
   bool left_on_disk(QueueId queue) const;
 
   Watermarks watermarks_;
+  BodyCollector collector_{engine_};  // outlives the engine, whose threads call it
   Engine engine_;
+  const std::shared_ptr<HeldBodies> held_ = std::make_shared<HeldBodies>();
+  BodyTable bodies_{engine_, watermarks_, held_};
+  std::atomic<BodyId> next_body_ = 1;
   // What the last clean stop wrote down; empty after a crash.
   std::unordered_map<QueueId, Sequence> delivered_;
   // Dropped queues of which nothing is left, their entries included once opening is through.
@@ -94,6 +109,7 @@ class RocksdbStore : public Store {
 };
 
 Expected<> RocksdbStore::open(const RocksdbOptions& options) {
+  engine_.bodies_compacted = [this] { collector_.compacted(); };
   if (auto opened = open_engine(options.directory, options.env, watermarks_,
                                 options.message_buffer_bytes, engine_);
       !opened) {
@@ -101,17 +117,19 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
   }
   if (auto known = check_format(options.directory); !known) return known;
   if (auto loaded = load_watermarks(); !loaded) return loaded;
+  if (auto loaded = load_bodies(); !loaded) return loaded;
   if (auto taken = take_clean_mark(); !taken) return taken;
+  collector_.start();
   reclaimer_ = std::make_unique<Reclaimer>(engine_, watermarks_);
   committer_ = std::make_unique<Committer>(
-      engine_, watermarks_,
+      engine_, watermarks_, bodies_,
       CommitterOptions{.sync = options.sync, .sync_interval = options.sync_interval});
   return {};
 }
 
 bool RocksdbStore::holds_nothing() const {
   for (auto* column : {engine_.meta, engine_.messages, engine_.attempts, engine_.queues,
-                       engine_.catalog, engine_.blobs}) {
+                       engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index}) {
     std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator({}, column));
     any->SeekToFirst();
     if (any->Valid() || !any->status().ok()) return false;
@@ -155,7 +173,15 @@ bool RocksdbStore::left_on_disk(QueueId queue) const {
     range->SeekToFirst();
     if (range->Valid() || !range->status().ok()) return true;
   }
-  return false;
+  return bodies_.has_refs(queue);
+}
+
+Expected<> RocksdbStore::load_bodies() {
+  if (auto loaded = bodies_.load(); !loaded) return loaded;
+  auto next = bodies_.next_id();
+  if (!next) return std::unexpected(next.error());
+  next_body_ = *next;
+  return {};
 }
 
 Expected<> RocksdbStore::load_watermarks() {
@@ -242,6 +268,19 @@ Expected<std::string> RocksdbStore::blob(std::string_view key) {
   return bytes;
 }
 
+Expected<std::string> RocksdbStore::read_chunk(BodyId body, uint32_t index) {
+  std::string bytes;
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  auto status =
+      engine_.db->Get(options, engine_.bodies, slice(ChunkKey(body, index).view()), &bytes);
+  if (!status.ok()) {
+    return std::unexpected(
+        to_error(status, fmt::format("reading chunk {} of body {}", index, body)));
+  }
+  return bytes;
+}
+
 Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
   std::string value;
   auto status = engine_.db->Get({}, engine_.queues, slice(QueueKey(queue).view()), &value);
@@ -297,7 +336,7 @@ Expected<std::vector<StoredMessage>> RocksdbStore::read(QueueId queue, SequenceR
   for (messages->SeekToFirst(); messages->Valid(); messages->Next()) {
     if (found.size() == count_max || bytes > bytes_max) break;
     Sequence sequence = messages.sequence();
-    auto record = Record::from_bytes(bytes_of(messages->value()));
+    auto record = Record::from_bytes(bytes_of(messages->value()), *held_);
     if (!record) {
       return fail(Code::kCorrupt, fmt::format("message {} of queue {}: {}", sequence, queue,
                                               record.error().message));

@@ -22,6 +22,9 @@ class FakeStore : public storage::Store {
   std::deque<Waiting> waiting;
   std::map<std::pair<storage::QueueId, storage::Sequence>, storage::RecordPtr> messages;
   std::map<storage::QueueId, storage::Batch::Advance> positions;
+  std::map<std::pair<storage::BodyId, uint32_t>, std::string> chunks;
+  std::shared_ptr<storage::HeldBodies> held = std::make_shared<storage::HeldBodies>();
+  storage::BodyId last_body = 0;
   size_t writes = 0;
   std::atomic<size_t> reads = 0;
 
@@ -80,12 +83,19 @@ class FakeStore : public storage::Store {
     return page;
   }
   void reclaim() override {}
+  storage::BodyPtr new_body(uint64_t bytes) override { return held->hold(++last_body, bytes); }
+  Expected<std::string> read_chunk(storage::BodyId body, uint32_t index) override {
+    auto found = chunks.find({body, index});
+    if (found == chunks.end()) return fail(Code::kNotFound, "none");
+    return found->second;
+  }
   Expected<> close(const std::vector<Delivered>&) override { return {}; }
 
  private:
   void apply(const storage::Batch& batch) {
     std::lock_guard lock(mutex_);
     ++writes;
+    for (const auto& chunk : batch.chunks) chunks[{chunk.body, chunk.index}] = chunk.bytes;
     for (const auto& append : batch.appends) {
       if (append.record != nullptr) messages[{append.queue, append.sequence}] = append.record;
     }

@@ -77,7 +77,8 @@ TEST(Frame, WrongEndIsSeen) {
 TEST(Frame, ContentIsSplitAtFrameMax) {
   std::string body(10000, 'b');
   std::string out;
-  write_content(out, 1, as_bytes(std::string_view("\0\0", 2)), as_bytes(body), 4096);
+  write_content_header(out, 1, as_bytes(std::string_view("\0\0", 2)), body.size());
+  write_content_body(out, 1, as_bytes(body), 4096);
   std::string got;
   size_t at = 0;
   int frames = 0;

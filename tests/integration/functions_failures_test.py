@@ -50,6 +50,12 @@ class Failures(FunctionTestCase):
         self.assertEqual(headers["x-first-death-reason"], "rejected")
         self.assertEqual(headers["x-first-death-exchange"], "")
 
+    def test_a_message_too_large_for_a_function(self):
+        limit = 64 << 20
+        _, headers = self.dead_letter_of(BUSYBOX, body=bytes(limit + 1), config={"args": ["true"]})
+        self.assertEqual(headers["x-sluice-outcome"], "input_limit")
+        self.assertIn(str(limit), headers["x-sluice-error"])
+
     def test_each_way_to_fail_is_named(self):
         for outcome, image, config in (
                 ("timeout", "loop", {"timeout_ms": 200}), ("exception", "crash_null", {}),

@@ -200,6 +200,21 @@ class Subscriptions(FunctionTestCase):
         self.assertEqual(sorted(results), sorted(map(sha256sum, inputs)))
         self.assert_ready(self.ch, queue, 0)
 
+    def test_large_messages(self):
+        """In and out; they are more together than may be in RAM at a time."""
+        function = self.deploy(BUSYBOX, args=["sha256sum"], timeout_ms=60000,
+                               memory_bytes=256 << 20)
+        queue, output, _ = self.subscribe(function)
+        inputs = [bytes([number]) * ((50 << 20) + number) for number in range(8)]
+        for data in inputs:
+            self.ch.basic_publish("", queue, data, PERSISTENT)
+        results = [body for _, _, body in self.collect(self.ch, output, len(inputs), 120)]
+        self.assertEqual(sorted(results), sorted(map(sha256sum, inputs)))
+        queue, output, _ = self.subscribe(self.deploy("echo"))
+        data = bytes(range(256)) * 10_000
+        self.ch.basic_publish("", queue, data, PERSISTENT)
+        self.assertTrue(self.get(self.ch, output, 30)[2] == data)
+
     def test_results_carry_the_correlation_id(self):
         queue, output, _ = self.subscribe(self.deploy("echo"))
         self.ch.basic_publish("", queue, b"m", pika.BasicProperties(

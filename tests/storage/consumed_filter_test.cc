@@ -34,7 +34,7 @@ class ConsumedTest : public ::testing::Test {
     auto opened =
         open_engine(directory_.path(), system_.env(), watermarks_, kMessageBufferBytes, engine_);
     ASSERT_TRUE(opened) << opened.error().message;
-    committer_ = std::make_unique<Committer>(engine_, watermarks_, CommitterOptions{});
+    committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_, CommitterOptions{});
   }
 
   Expected<> commit(Batch batch) {
@@ -80,6 +80,7 @@ class ConsumedTest : public ::testing::Test {
   FaultyFileSystem system_;
   Watermarks watermarks_;
   Engine engine_;
+  BodyTable bodies_{engine_, watermarks_, std::make_shared<HeldBodies>()};
   std::unique_ptr<Committer> committer_;
 };
 
@@ -188,7 +189,7 @@ TEST_F(ConsumedTest, WholeFilesAreGivenBackWithoutACompaction) {
 
 TEST_F(ConsumedTest, AnIdleStoreGivesItsMemoryBack) {
   committer_.reset();
-  committer_ = std::make_unique<Committer>(engine_, watermarks_,
+  committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_,
                                            CommitterOptions{.idle = std::chrono::milliseconds(1)});
   ASSERT_TRUE(commit(append(1, 1, 20'000)));
   auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
@@ -211,7 +212,7 @@ TEST_F(ConsumedTest, AWatermarkThatDidNotReachTheDiskIsNotUsed) {
 TEST_F(ConsumedTest, AWatermarkThatIsNotSyncedYetIsReadButNothingIsDroppedByIt) {
   committer_.reset();
   committer_ = std::make_unique<Committer>(
-      engine_, watermarks_,
+      engine_, watermarks_, bodies_,
       CommitterOptions{.sync = SyncMode::kInterval, .sync_interval = std::chrono::hours(1)});
   ASSERT_TRUE(commit(append(1, 1, 100)));
   ASSERT_TRUE(commit(advance(1, 51)));

@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "tests/storage/bodies_support.h"
 #include "tests/storage/support.h"
 #include "tests/storage/workload.h"
 
@@ -30,7 +31,7 @@ struct Progress {
 inline Progress drive(
     Store& store, uint64_t seed, uint64_t done, uint64_t count, uint64_t in_flight,
     const std::function<void(uint64_t)>& on_confirmed = [](uint64_t) {}) {
-  Workload workload(seed);
+  Workload workload(seed, &store);
   for (uint64_t i = 0; i < done; ++i) workload.next();
   std::mutex mutex;
   std::condition_variable changed;
@@ -104,6 +105,20 @@ inline uint64_t recovered(Store& store, uint64_t seed, const Progress& progress)
   ADD_FAILURE() << "what was recovered is no state between batch " << progress.confirmed
                 << " (confirmed) and " << progress.submitted << " (submitted), seed " << seed;
   return progress.confirmed;
+}
+
+// Closes the store. Each body that has chunks on disk must be that of a message below `queue_end`.
+inline void expect_no_orphans(std::unique_ptr<Store> store, const std::string& directory,
+                              QueueId queue_end) {
+  commit_or_fail(*store, {});  // with it goes what the last process left to delete
+  std::set<BodyId> wanted;
+  for (QueueId queue = 1; queue < queue_end; ++queue) {
+    for (const auto& message : all_of(*store, queue)) {
+      if (message.record->external()) wanted.insert(message.record->external()->id());
+    }
+  }
+  store.reset();
+  EXPECT_EQ(stored_bodies(directory), wanted);
 }
 
 }  // namespace sluice::storage

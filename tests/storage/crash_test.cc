@@ -21,6 +21,7 @@ namespace {
 
 constexpr size_t kSmallBuffers = 128u << 10;  // so that flushes and compactions are cut, too
 constexpr size_t kNeverFlushed = 64u << 20;
+constexpr QueueId kQueueEnd = 1'000;  // more than a workload makes
 
 class PowerCutTest : public ::testing::Test {
  protected:
@@ -65,6 +66,7 @@ class PowerCutTest : public ::testing::Test {
       auto after = open_rocksdb(options);
       ASSERT_TRUE(after) << after.error().message;
       done = check(**after, progress);
+      expect_no_orphans(*std::move(after), options.directory, kQueueEnd);
       if (HasFailure()) return;
     }
     batches_ += done;
@@ -221,6 +223,7 @@ TEST(KillTest, ExactlyAPrefixWithAllThatWasConfirmedSurvives) {
     auto after = open_or_fail(directory.path());
     ASSERT_NE(after, nullptr);
     done = recovered(*after, seed, progress);
+    expect_no_orphans(std::move(after), directory.path(), kQueueEnd);
     if (HasFailure()) return;
   }
   std::printf("seed %lu: %lu kills, %lu batches survived\n", seed, rounds, done);

@@ -8,9 +8,11 @@
 namespace sluice::storage {
 namespace {
 
+const auto held = std::make_shared<HeldBodies>();
+
 TEST(RecordTest, EmptyPartsComeBackEmpty) {
   auto record = Record::make({});
-  auto back = Record::from_bytes(record->bytes());
+  auto back = Record::from_bytes(record->bytes(), *held);
   ASSERT_TRUE(back);
   EXPECT_TRUE((*back)->body().empty());
   EXPECT_TRUE((*back)->properties().empty());
@@ -18,7 +20,7 @@ TEST(RecordTest, EmptyPartsComeBackEmpty) {
 }
 
 TEST(RecordTest, NoBytesAreCorrupt) {
-  auto record = Record::from_bytes({});
+  auto record = Record::from_bytes({}, *held);
   ASSERT_FALSE(record);
   EXPECT_EQ(record.error().code, Code::kCorrupt);
 }
@@ -36,7 +38,7 @@ TEST(RecordTest, DamagedBytesAreCorruptOrHarmless) {
     for (uint64_t flips = random() % 4; flips > 0 && !bytes.empty(); --flips) {
       bytes[random() % std::min<size_t>(bytes.size(), 64)] = static_cast<uint8_t>(random());
     }
-    auto back = Record::from_bytes(bytes);
+    auto back = Record::from_bytes(bytes, *held);
     if (!back) {
       EXPECT_EQ(back.error().code, Code::kCorrupt);
       ++refused;

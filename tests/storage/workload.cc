@@ -2,6 +2,7 @@
 
 #include <iterator>
 
+#include "tests/storage/bodies_support.h"
 #include "tests/storage/support.h"
 
 namespace sluice::storage {
@@ -16,6 +17,9 @@ std::string body_for(QueueId queue, Sequence sequence) {
   for (size_t at = 0; at < size; at += 509) body[at] = static_cast<char>(random());
   return body;
 }
+
+// Named by its number, which is its messages' routing key.
+std::string external_body(uint64_t number) { return "x" + body_for(0, number); }
 
 }  // namespace
 
@@ -38,6 +42,20 @@ void Workload::publish(Batch& batch) {
       continue;
     }
     batch.appends.push_back({queue, sequence, record_of(body_for(queue, sequence))});
+    model_.queues[queue].attempts[sequence] = 0;
+  }
+}
+
+void Workload::publish_external(Batch& batch) {
+  ++bodies_;
+  std::string bytes = external_body(bodies_);
+  BodyPtr body =
+      store_ != nullptr ? store_->new_body(bytes.size()) : held_->hold(bodies_, bytes.size());
+  put_chunks(batch, *body, bytes, 500 + below(4000));
+  for (uint64_t queues = below(4); queues > 0; --queues) {
+    QueueId queue = some_queue();
+    Sequence sequence = next_sequence_[queue]++;
+    batch.appends.push_back({queue, sequence, record_with(body, std::to_string(bodies_))});
     model_.queues[queue].attempts[sequence] = 0;
   }
 }
@@ -89,6 +107,7 @@ Batch Workload::next() {
   }
   publish(batch);
   if (below(2) == 0) publish(batch);
+  if (below(3) == 0) publish_external(batch);
   if (below(3) == 0) consume(batch);
   if (below(4) == 0) retry(batch);
   if (below(10) == 0) define(batch);
@@ -102,8 +121,13 @@ Model contents_of(Store& store, QueueId queue_end) {
     queue.watermark = position_of(store, id).watermark;
     for (const auto& message : all_of(store, id)) {
       queue.attempts[message.sequence] = message.attempts;
-      EXPECT_TRUE(body_of(message) == body_for(id, message.sequence))
-          << "message " << message.sequence << " of queue " << id;
+      const BodyPtr& external = message.record->external();
+      bool intact =
+          external == nullptr
+              ? body_of(message) == body_for(id, message.sequence)
+              : read_body(store, *external) ==
+                    external_body(std::stoull(std::string(message.record->routing_key())));
+      EXPECT_TRUE(intact) << "message " << message.sequence << " of queue " << id;
     }
     if (queue != Model::Queue()) model.queues[id] = queue;
   }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <random>
 #include <string>
 
@@ -21,12 +22,14 @@ struct Model {
   bool operator==(const Model&) const = default;
 };
 
-// A random sequence of batches that is the same for the same seed: publishing, consuming in order
-// and out of order, retries, definitions, queues that come and go. After n calls of next(), model()
+// A random sequence of batches that is the same for the same seed: publishing, external bodies in
+// some queues, one, or none, consuming in order and out of order, retries, definitions, queues that
+// come and go. After n calls of next(), model()
 // is what a store holds to which exactly the first n batches were committed.
 class Workload {
  public:
-  explicit Workload(uint64_t seed) : random_(seed) {}
+  // With a store, external bodies get their numbers there; else they are good for the model only.
+  explicit Workload(uint64_t seed, Store* store = nullptr) : random_(seed), store_(store) {}
 
   Batch next();
   const Model& model() const { return model_; }
@@ -35,11 +38,15 @@ class Workload {
   uint64_t below(uint64_t limit) { return random_() % limit; }
   QueueId some_queue();
   void publish(Batch& batch);
+  void publish_external(Batch& batch);
   void consume(Batch& batch);
   void retry(Batch& batch);
   void define(Batch& batch);
 
   std::mt19937_64 random_;
+  Store* const store_;
+  const std::shared_ptr<HeldBodies> held_ = std::make_shared<HeldBodies>();
+  uint64_t bodies_ = 0;
   Model model_;
   std::map<QueueId, Sequence> next_sequence_;
   QueueId next_queue_ = 1;
