@@ -30,7 +30,7 @@ class Range {
       : begin_(queue, from), end_(end_of_queue(queue)) {
     lower_ = slice(begin_.view());
     upper_ = slice(end_.view());
-    rocksdb::ReadOptions options;
+    rocksdb::ReadOptions options = iterator_options();
     options.iterate_lower_bound = &lower_;
     options.iterate_upper_bound = &upper_;
     options.fill_cache = false;  // a queue is read once
@@ -105,7 +105,7 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
 bool RocksdbStore::holds_nothing() const {
   for (auto* column : {engine_.meta, engine_.messages, engine_.attempts, engine_.queues,
                        engine_.catalog, engine_.blobs}) {
-    std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator({}, column));
+    std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator(iterator_options(), column));
     any->SeekToFirst();
     if (any->Valid() || !any->status().ok()) return false;
   }
@@ -152,7 +152,8 @@ bool RocksdbStore::left_on_disk(QueueId queue) const {
 }
 
 Expected<> RocksdbStore::load_watermarks() {
-  std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator({}, engine_.queues));
+  std::unique_ptr<rocksdb::Iterator> at(
+      engine_.db->NewIterator(iterator_options(), engine_.queues));
   for (at->SeekToFirst(); at->Valid(); at->Next()) {
     if (at->key().size() != kQueueKeyBytes || at->value().size() != 8) {
       return fail(Code::kCorrupt, "a stored queue position has the wrong size");
@@ -211,7 +212,7 @@ Expected<std::vector<CatalogEntry>> RocksdbStore::catalog(CatalogKind kind) {
   std::string begin(1, static_cast<char>(kind));
   std::string end(1, static_cast<char>(static_cast<uint8_t>(kind) + 1));
   rocksdb::Slice upper(end);
-  rocksdb::ReadOptions options;
+  rocksdb::ReadOptions options = iterator_options();
   options.iterate_upper_bound = &upper;
   std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator(options, engine_.catalog));
   std::vector<CatalogEntry> entries;
