@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 #include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -86,6 +87,13 @@ Manifest read_manifest(std::span<const uint8_t> data) {
   return manifest;
 }
 
+// Without any there is nothing that the manifest could have missed: the first start was cut short.
+bool has_tables(rocksdb::Env* env, const std::string& directory) {
+  std::vector<std::string> names;
+  if (!env->GetChildren(directory, &names).ok()) return true;
+  return std::ranges::any_of(names, [](const auto& name) { return name.ends_with(".sst"); });
+}
+
 }  // namespace
 
 Expected<> check_manifest(rocksdb::Env* env, const std::string& directory, const WalSummary& wal) {
@@ -95,7 +103,7 @@ Expected<> check_manifest(rocksdb::Env* env, const std::string& directory, const
   if (!name.starts_with("MANIFEST-")) return {};
   if (!rocksdb::ReadFileToString(env, directory + "/" + name, &data).ok()) return {};
   Manifest manifest = read_manifest({reinterpret_cast<const uint8_t*>(data.data()), data.size()});
-  bool whole = wal.empty ? wal.newest_log < manifest.next_file
+  bool whole = wal.empty ? wal.oldest_log < manifest.next_file || !has_tables(env, directory)
                          : wal.first_sequence <= manifest.last_sequence + 1;
   if (whole) return {};
   return fail(Code::kCorrupt,

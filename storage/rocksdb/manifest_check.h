@@ -14,7 +14,7 @@ namespace sluice::storage {
 // without what they hold and without a word.
 //
 // The manifest's last sequence number covers all that is in tables; so what the logs hold begins
-// behind it at the latest, and where they hold nothing, the newest of them was made before the
+// behind it at the latest, and where they hold nothing, the oldest of them was made before the
 // manifest's last change. Otherwise kCorrupt. RocksDB itself makes sure of the rest: it misses a
 // log that the manifest knows and that is not there (track_and_verify_wals_in_manifest). What is
 // damaged otherwise is left for RocksDB to refuse. The directory must not be in use.

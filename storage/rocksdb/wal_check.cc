@@ -223,7 +223,7 @@ Expected<WalSummary> check_wal(rocksdb::Env* env, const std::string& directory) 
                  *check.torn_at());
   }
   WalSummary summary = check.summary();
-  if (!logs.empty()) summary.newest_log = logs.back().first;
+  if (!logs.empty()) summary.oldest_log = logs.front().first;
   return summary;
 }
 

@@ -16,7 +16,7 @@ struct WalSummary {
   bool empty = true;  // no write at all
   // Where the logs begin; 0 where damage hides it.
   uint64_t first_sequence = 0;
-  uint64_t newest_log = 0;  // its number, 0 without any
+  uint64_t oldest_log = 0;  // its number, 0 without any
 };
 
 // Reads the write-ahead logs before RocksDB does and tells a torn end from a hole.
