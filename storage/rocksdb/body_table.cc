@@ -27,7 +27,7 @@ class IndexRange {
  public:
   IndexRange(const Engine& engine, const BodyIndexKey& from, const BodyIndexKey& end)
       : from_(from), end_(end), lower_(slice(from_.view())), upper_(slice(end_.view())) {
-    rocksdb::ReadOptions options;
+    rocksdb::ReadOptions options = iterator_options();
     options.iterate_lower_bound = &lower_;
     options.iterate_upper_bound = &upper_;
     iterator_.reset(engine.db->NewIterator(options, engine.body_index));
@@ -80,7 +80,8 @@ Status BodyTable::each(
 }
 
 Expected<BodyId> BodyTable::next_id() const {
-  std::unique_ptr<rocksdb::Iterator> last(engine_.db->NewIterator({}, engine_.bodies));
+  std::unique_ptr<rocksdb::Iterator> last(
+      engine_.db->NewIterator(iterator_options(), engine_.bodies));
   last->SeekToLast();
   if (!last->status().ok()) return std::unexpected(to_error(last->status(), "reading bodies"));
   if (!last->Valid()) return 1;

@@ -293,7 +293,7 @@ Committer::Queue& Committer::queue_of(QueueId id) {
   MessageKey begin(id, watermarks_.get(id));
   rocksdb::Slice lower = slice(begin.view());
   rocksdb::Slice upper = slice(end.view());
-  rocksdb::ReadOptions options;
+  rocksdb::ReadOptions options = iterator_options();
   options.iterate_lower_bound = &lower;
   options.iterate_upper_bound = &upper;
   std::unique_ptr<rocksdb::Iterator> last(engine_.db->NewIterator(options, engine_.attempts));

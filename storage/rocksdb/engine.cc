@@ -15,6 +15,7 @@
 #include "storage/limits.h"
 #include "storage/rocksdb/consumed_filter.h"
 #include "storage/rocksdb/keys.h"
+#include "storage/rocksdb/manifest_check.h"
 #include "storage/rocksdb/wal_check.h"
 
 namespace sluice::storage {
@@ -212,7 +213,7 @@ Error open_error(const rocksdb::Status& status, const std::string& directory) {
 }
 
 // What must be known before RocksDB may change anything: it opens with less than we ask for.
-// Returns what recovery must reach, see check_wal().
+// Returns the sequence number that recovery must reach.
 Expected<uint64_t> check_before_open(const rocksdb::DBOptions& options,
                                      const std::string& directory) {
   DirectoryLock lock(options.env, directory);
@@ -220,7 +221,12 @@ Expected<uint64_t> check_before_open(const rocksdb::DBOptions& options,
   if (auto known = check_columns(options, directory); !known) {
     return std::unexpected(known.error());
   }
-  return check_wal(options.env, directory);
+  auto wal = check_wal(options.env, directory);
+  if (!wal) return std::unexpected(wal.error());
+  if (auto whole = check_manifest(options.env, directory, *wal); !whole) {
+    return std::unexpected(whole.error());
+  }
+  return wal->next_sequence;
 }
 
 }  // namespace

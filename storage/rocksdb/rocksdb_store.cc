@@ -39,7 +39,7 @@ class Range {
       : begin_(begin), end_(end) {
     lower_ = slice(begin_.view());
     upper_ = slice(end_.view());
-    rocksdb::ReadOptions options;
+    rocksdb::ReadOptions options = iterator_options();
     options.iterate_lower_bound = &lower_;
     options.iterate_upper_bound = &upper_;
     options.fill_cache = false;  // a queue is read once
@@ -130,7 +130,7 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
 bool RocksdbStore::holds_nothing() const {
   for (auto* column : {engine_.meta, engine_.messages, engine_.attempts, engine_.queues,
                        engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index}) {
-    std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator({}, column));
+    std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator(iterator_options(), column));
     any->SeekToFirst();
     if (any->Valid() || !any->status().ok()) return false;
   }
@@ -185,7 +185,8 @@ Expected<> RocksdbStore::load_bodies() {
 }
 
 Expected<> RocksdbStore::load_watermarks() {
-  std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator({}, engine_.queues));
+  std::unique_ptr<rocksdb::Iterator> at(
+      engine_.db->NewIterator(iterator_options(), engine_.queues));
   for (at->SeekToFirst(); at->Valid(); at->Next()) {
     auto position = decode_position(at->value().ToStringView());
     if (at->key().size() != kQueueKeyBytes || !position) {
@@ -245,7 +246,7 @@ Expected<std::vector<CatalogEntry>> RocksdbStore::catalog(CatalogKind kind) {
   std::string begin(1, static_cast<char>(kind));
   std::string end(1, static_cast<char>(static_cast<uint8_t>(kind) + 1));
   rocksdb::Slice upper(end);
-  rocksdb::ReadOptions options;
+  rocksdb::ReadOptions options = iterator_options();
   options.iterate_upper_bound = &upper;
   std::unique_ptr<rocksdb::Iterator> at(engine_.db->NewIterator(options, engine_.catalog));
   std::vector<CatalogEntry> entries;
@@ -313,7 +314,8 @@ Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
 
 Expected<std::vector<QueueId>> RocksdbStore::queues() {
   std::vector<QueueId> found;
-  std::unique_ptr<rocksdb::Iterator> position(engine_.db->NewIterator({}, engine_.queues));
+  std::unique_ptr<rocksdb::Iterator> position(
+      engine_.db->NewIterator(iterator_options(), engine_.queues));
   for (position->SeekToFirst(); position->Valid(); position->Next()) {
     if (decode_position(position->value().ToStringView())->watermark == kDropped) continue;
     found.push_back(get_be64(position->key().data()));

@@ -10,45 +10,18 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include "storage/rocksdb/crc32c.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/keys.h"
+#include "storage/rocksdb/log_format.h"
 
 namespace sluice::storage {
 namespace {
 
-constexpr size_t kBlockBytes = 32768;
-constexpr size_t kHeaderBytes = 7;        // crc32c, masked (4), length (2), type (1)
+using namespace log_format;
+
 constexpr size_t kBatchHeaderBytes = 12;  // a write's sequence number (8) and number of changes (4)
 constexpr size_t kMarkAt = kBatchHeaderBytes + 2;  // see starts_with_mark()
 constexpr size_t kHeadBytes = kMarkAt + std::max(kOpenedMark.size(), kSyncedMarkBytes);
-
-enum Type : uint8_t { kZero = 0, kFull = 1, kFirst, kMiddle, kLast };
-
-template <typename T>
-T get_le(const uint8_t* from) {
-  T value;
-  std::memcpy(&value, from, sizeof value);
-  return value;
-}
-
-// A stretch of a log's write: all of it, or the part that fits into a block.
-struct Fragment {
-  Type type;
-  std::span<const uint8_t> payload;
-};
-
-// The valid fragment that begins with `data`, which ends where its block does.
-std::optional<Fragment> fragment_at(std::span<const uint8_t> data) {
-  if (data.size() < kHeaderBytes) return std::nullopt;
-  size_t length = get_le<uint16_t>(data.data() + 4);
-  uint8_t type = data[6];
-  if (type < kFull || type > kLast || length > data.size() - kHeaderBytes) return std::nullopt;
-  uint32_t masked = get_le<uint32_t>(data.data()) - 0xa282ead8u;
-  uint32_t expected = (masked >> 17) | (masked << 15);
-  if (crc32c(data.subspan(6, length + 1)) != expected) return std::nullopt;
-  return Fragment{static_cast<Type>(type), data.subspan(kHeaderBytes, length)};
-}
 
 // Whether `data` is valid fragments up to its end: what a message's body could imitate by chance
 // (or by intent) only if it knew where in the block it will lie.
@@ -92,7 +65,11 @@ class WalCheck {
  public:
   Expected<> file(rocksdb::Env* env, const std::string& directory, const std::string& name);
 
-  uint64_t next_sequence() const { return std::max(next_sequence_.value_or(0), synced_below_); }
+  WalSummary summary() const {
+    return {.next_sequence = std::max(next_sequence_.value_or(0), synced_below_),
+            .empty = !first_sequence_,
+            .first_sequence = first_sequence_.value_or(0)};
+  }
 
   // Where the logs end in an unfinished write.
   std::optional<std::string> torn_at() const {
@@ -115,9 +92,10 @@ class WalCheck {
   }
 
   std::string name_;
-  uint64_t offset_ = 0;                    // of what is being looked at, in its file
-  std::vector<uint8_t> head_;              // the first kHeadBytes of the write being read
-  std::optional<uint64_t> write_at_;       // where that write began
+  uint64_t offset_ = 0;               // of what is being looked at, in its file
+  std::vector<uint8_t> head_;         // the first kHeadBytes of the write being read
+  std::optional<uint64_t> write_at_;  // where that write began
+  std::optional<uint64_t> first_sequence_;
   std::optional<uint64_t> next_sequence_;  // what the next write must have
   std::optional<Place> damage_;            // the first damage since the last good write
   uint64_t synced_below_ = 0;              // said by writes behind the damage
@@ -198,6 +176,7 @@ Expected<> WalCheck::write_ended() {
     // Where the logs begin with damage nobody here knows what is missing; recovery does.
     if (synced < sequence && synced <= next_sequence_.value_or(synced)) {
       synced_below_ = std::max(synced_below_, synced);
+      if (!first_sequence_) first_sequence_ = 0;
       return {};
     }
     return fail(Code::kCorrupt,
@@ -206,6 +185,8 @@ Expected<> WalCheck::write_ended() {
                             "directory from a copy",
                             damage_->text(), name_, at));
   }
+  // Of what lies in front of damage nothing is known.
+  if (!first_sequence_) first_sequence_ = damage_ ? 0 : sequence;
   damage_.reset();
   next_sequence_ = sequence + count;
   return {};
@@ -221,7 +202,7 @@ std::optional<uint64_t> log_number(const std::string& name) {
 
 }  // namespace
 
-Expected<uint64_t> check_wal(rocksdb::Env* env, const std::string& directory) {
+Expected<WalSummary> check_wal(rocksdb::Env* env, const std::string& directory) {
   std::vector<std::string> names;
   if (auto status = env->GetChildren(directory, &names); !status.ok()) {
     return std::unexpected(to_error(status, "reading the data directory"));
@@ -241,7 +222,9 @@ Expected<uint64_t> check_wal(rocksdb::Env* env, const std::string& directory) {
     spdlog::warn("store: the write-ahead log {} ends in what was not synced; it is dropped",
                  *check.torn_at());
   }
-  return check.next_sequence();
+  WalSummary summary = check.summary();
+  if (!logs.empty()) summary.oldest_log = logs.front().first;
+  return summary;
 }
 
 }  // namespace sluice::storage

@@ -9,6 +9,16 @@
 
 namespace sluice::storage {
 
+// What the write-ahead logs hold.
+struct WalSummary {
+  // Behind the last good write, 0 without one: recovery must reach it.
+  uint64_t next_sequence = 0;
+  bool empty = true;  // no write at all
+  // Where the logs begin; 0 where damage hides it.
+  uint64_t first_sequence = 0;
+  uint64_t oldest_log = 0;  // its number, 0 without any
+};
+
 // Reads the write-ahead logs before RocksDB does and tells a torn end from a hole.
 //
 // Each write is synced before the next one begins, so what a crash or a power cut can leave
@@ -21,10 +31,7 @@ namespace sluice::storage {
 // behind that is an end too, and drops what follows it.
 //
 // Damage to the very last write of a log cannot be told from a torn one. The layout read here is
-// RocksDB's (its wiki, "Write Ahead Log File Format"), without recycled logs, which we do not use.
-// The directory must not be in use.
-//
-// Returns the sequence number behind the last good write, 0 without one: recovery must reach it.
-Expected<uint64_t> check_wal(rocksdb::Env* env, const std::string& directory);
+// RocksDB's (log_format.h). The directory must not be in use.
+Expected<WalSummary> check_wal(rocksdb::Env* env, const std::string& directory);
 
 }  // namespace sluice::storage
