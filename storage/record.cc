@@ -15,8 +15,7 @@ constexpr size_t kTableBytes = 128;
 RecordPtr Record::make(const Parts& parts) {
   CHECK(parts.external == nullptr || parts.body.empty());
   flatbuffers::FlatBufferBuilder builder(parts.exchange.size() + parts.routing_key.size() +
-                                         parts.properties.size() + parts.body.size() +
-                                         kTableBytes);
+                                         parts.properties.size() + parts.body.size() + kTableBytes);
   auto body = builder.CreateVector(parts.body.data(), parts.body.size());
   auto properties = builder.CreateVector(parts.properties.data(), parts.properties.size());
   auto routing_key = builder.CreateString(parts.routing_key.data(), parts.routing_key.size());
