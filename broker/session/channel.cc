@@ -386,7 +386,8 @@ Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body,
       connection_.confirms_due(*this);
     }
   }
-  if (published->stored) connection_.throttle_publishing();
+  // Whatever the message asked for: where it does not fit RAM it is written, too.
+  connection_.throttle_publishing();
   return {};
 }
 

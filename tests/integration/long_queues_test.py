@@ -5,6 +5,7 @@ import pathlib
 import pika
 
 import harness
+from harness import wire
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 TRANSIENT = pika.BasicProperties(delivery_mode=1)
@@ -87,6 +88,20 @@ class LongQueues(harness.BrokerTestCase):
                 break
             found.append(number_of(content))
         self.assertEqual(found, list(range(5000)))
+
+    def test_a_flood_of_transient_messages_is_held_back(self):
+        peak = before = resident_mib(self.broker.pid)
+        with wire.RawConnection(self.broker) as raw:
+            raw.handshake()
+            raw.open_channel()
+            queue = raw.declare_queue(1)
+            burst = wire.message(1, "", queue, b"x" * 65536) * 64
+            for _ in range(200):
+                raw.send(burst)
+                peak = max(peak, resident_mib(self.broker.pid))
+        # 800 MiB came as fast as a socket takes them. What is allowed is what may wait to be written,
+        # with what RocksDB and a batch on its way hold.
+        self.assertLess(peak - before, 400)
 
     def test_counts_and_order_over_a_kill_and_a_stop(self):
         channel = self.channel()
