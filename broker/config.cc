@@ -6,6 +6,8 @@
 
 #include <CLI/CLI.hpp>
 
+#include "broker/threads/courier.h"
+
 namespace sluice::broker {
 
 namespace {
@@ -54,6 +56,14 @@ std::variant<Config, int> parse_config(int argc, char** argv) {
       ->capture_default_str();
   add_address(app, "--listen", "SLUICE_LISTEN", config.listen, "AMQP; port 0 lets the kernel pick");
   add_address(app, "--admin", "SLUICE_ADMIN", config.admin, "Administration over HTTP");
+  app.add_option(
+         "--shards", config.shards,
+         "Threads that queues and connections are spread over; more than one pays where the "
+         "machine has cores to spare and the load many queues")
+      ->envname("SLUICE_SHARDS")
+      ->check(CLI::Range(1u, kShardsMax))
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("--message-memory", config.message_memory_bytes,
                  "What messages may take in RAM, with a unit; the others wait on disk [256MiB]")
       ->envname("SLUICE_MESSAGE_MEMORY")

@@ -22,6 +22,7 @@ struct Config {
   std::string data_dir = "sluice-data";
   Address listen{"127.0.0.1", 5672};
   Address admin{"127.0.0.1", 15672};
+  unsigned shards = 1;                       // threads that messages are handled on
   size_t message_memory_bytes = 256u << 20;  // what messages may take in RAM
   std::string executor;                      // path of sluice-executor; empty: beside this program
   std::string sync = "always";               // or interval, none: storage::SyncMode

@@ -4,7 +4,7 @@
 
 namespace sluice::broker {
 
-// What happened since the start, for the administration. Written and read by the shard's thread.
+// What happened on a shard since the start, for the administration.
 struct Counters {
   uint64_t published = 0;
   uint64_t confirmed = 0;
@@ -15,6 +15,19 @@ struct Counters {
   uint64_t dropped_unroutable = 0;
   uint64_t dead_lettered = 0;
   uint64_t discarded = 0;  // rejected without requeue where no dead-letter exchange is set
+
+  Counters& operator+=(const Counters& other) {
+    published += other.published;
+    confirmed += other.confirmed;
+    delivered += other.delivered;
+    redelivered += other.redelivered;
+    acked += other.acked;
+    returned_unroutable += other.returned_unroutable;
+    dropped_unroutable += other.dropped_unroutable;
+    dead_lettered += other.dead_lettered;
+    discarded += other.discarded;
+    return *this;
+  }
 };
 
 }  // namespace sluice::broker

@@ -13,7 +13,7 @@
 #include "broker/config.h"
 #include "broker/disk_alarm.h"
 #include "broker/dispatch/dispatcher.h"
-#include "broker/shard.h"
+#include "broker/shards.h"
 #include "storage/rocksdb/rocksdb_store.h"
 
 // jemalloc reads it: memory that a burst took is given back a second after, not whenever.
@@ -95,45 +95,37 @@ class Process {
     if (!store) return fail_start(store.error());
     store_ = std::move(*store);
     uv_loop_t* loop = uv_default_loop();
-    shard_ = std::make_unique<Shard>(loop, *store_, node_name(), config_.message_memory_bytes,
-                                     store_failed);
-    if (auto done = shard_->virtual_host().recover(*store_); !done) {
-      return fail_start(done.error());
-    }
+    shards_ = std::make_unique<Shards>(config_.shards, loop, *store_, node_name(),
+                                       config_.message_memory_bytes, store_failed);
+    Shard& first = shards_->first();
+    if (auto done = first.virtual_host().recover(); !done) return fail_start(done.error());
     dispatcher_ =
-        std::make_unique<Dispatcher>(loop, shard_->virtual_host(), *store_,
-                                     shard_->server().flushes(), find_executor(config_.executor));
+        std::make_unique<Dispatcher>(loop, first.virtual_host(), *store_, first.server().flushes(),
+                                     find_executor(config_.executor));
     if (auto done = dispatcher_->recover(); !done) return fail_start(done.error());
     disk_alarm_ = std::make_unique<DiskAlarm>(
         loop, config_.data_dir, config_.disk_free_min_bytes,
-        DiskAlarm::Events{.unwritten_bytes = [this] { return shard_->journal().unwritten_bytes(); },
-                          .changed =
-                              [this] {
-                                if (disk_alarm_->on()) {
-                                  shard_->server().block_publishing(disk_alarm_->reason());
-                                } else {
-                                  shard_->server().unblock_publishing();
-                                }
-                              },
+        DiskAlarm::Events{.unwritten_bytes = [this] { return shards_->unwritten_bytes(); },
+                          .changed = [this] { tell_alarm(); },
                           .reclaim = [this] { store_->reclaim(); }});
     if (auto done = disk_alarm_->start(); !done) return fail_start(done.error());
-    http_ = std::make_unique<admin::HttpServer>(*shard_);
-    admin::add_overview(*http_, *shard_, *dispatcher_, config_, *disk_alarm_);
-    admin::add_topology(*http_, *shard_);
+    http_ = std::make_unique<admin::HttpServer>(*shards_);
+    admin::add_overview(*http_, *shards_, *dispatcher_, config_, *disk_alarm_);
+    admin::add_topology(*http_, first.virtual_host());
     admin::add_functions(*http_, *dispatcher_, loop);
     admin::add_subscriptions(*http_, *dispatcher_);
+    shards_->start();
     if (auto done = http_->listen(config_.admin.host, config_.admin.port); !done) {
       return fail_start(done.error());
     }
-    if (auto done = shard_->server().listen(config_.listen.host, config_.listen.port); !done) {
+    if (auto done = shards_->listen(config_.listen.host, config_.listen.port); !done) {
       return fail_start(done.error());
     }
     terminate_ = std::make_unique<net::Signal>(loop, SIGTERM, [this] { stop(); });
     interrupt_ = std::make_unique<net::Signal>(loop, SIGINT, [this] { stop(); });
     dispatcher_->start();
-    std::printf("sluiced ready: amqp %s:%u, admin %s:%u, data %s\n",
-                shard_->server().host().c_str(), shard_->server().port(),
-                config_.admin.host.c_str(), http_->port(),
+    std::printf("sluiced ready: amqp %s:%u, admin %s:%u, data %s\n", shards_->host().c_str(),
+                shards_->port(), config_.admin.host.c_str(), http_->port(),
                 std::filesystem::absolute(config_.data_dir).c_str());
     std::fflush(stdout);
     uv_run(loop, UV_RUN_DEFAULT);
@@ -141,21 +133,34 @@ class Process {
   }
 
  private:
+  void tell_alarm() {
+    std::optional<std::string> reason;
+    if (disk_alarm_->on()) reason = disk_alarm_->reason();
+    shards_->post_all([reason](Shard& shard) {
+      if (reason) {
+        shard.server().block_publishing(*reason);
+      } else {
+        shard.server().unblock_publishing();
+      }
+    });
+  }
+
   void stop() {
     if (stopping_) return;
     stopping_ = true;
     spdlog::info("stopping");
     http_->stop();
-    shard_->server().stop([this] {
+    shards_->stop([this] {
       dispatcher_->stop();
-      // What is still to be written is written before the loop ends.
-      shard_->journal().when_durable([this] { uv_stop(shard_->loop()); });
+      // What that made to be written is written before the loops end.
+      shards_->first().virtual_host().when_all_durable([] { uv_stop(uv_default_loop()); });
     });
   }
 
   int close() {
+    shards_->join();
     std::vector<storage::Store::Delivered> delivered;
-    for (const auto& [name, queue] : shard_->virtual_host().queues()) {
+    for (const auto& [name, queue] : shards_->first().virtual_host().queues()) {
       if (queue->durable()) delivered.push_back({queue->id(), queue->delivered_below()});
     }
     if (auto closed = store_->close(delivered); !closed) {
@@ -168,7 +173,7 @@ class Process {
 
   const Config config_;
   std::unique_ptr<storage::Store> store_;
-  std::unique_ptr<Shard> shard_;
+  std::unique_ptr<Shards> shards_;
   std::unique_ptr<Dispatcher> dispatcher_;
   std::unique_ptr<DiskAlarm> disk_alarm_;
   std::unique_ptr<admin::HttpServer> http_;

@@ -5,12 +5,13 @@
 namespace sluice::storage {
 
 bool Batch::empty() const {
-  return definitions.empty() && blobs.empty() && dropped_queues.empty() && chunks.empty() &&
-         attempts.empty() && advances.empty() && removes.empty() &&
+  return ties.empty() && definitions.empty() && blobs.empty() && dropped_queues.empty() &&
+         chunks.empty() && attempts.empty() && advances.empty() && removes.empty() &&
          std::ranges::all_of(appends, [](const Append& a) { return a.record == nullptr; });
 }
 
 void Batch::clear() {
+  ties.clear();
   definitions.clear();
   blobs.clear();
   dropped_queues.clear();

@@ -36,6 +36,17 @@ struct CatalogEntry {
   std::string value;
 };
 
+// Holds batches together that different shards make: none of them is written before all are handed
+// over, and then they are one write. Each batch that holds the tie counts as one party.
+class Tie {
+ public:
+  explicit Tie(uint32_t parties) : missing_(parties) {}
+
+ private:
+  friend class Committer;
+  uint32_t missing_;  // batches that were not handed over yet; the committer's
+};
+
 // Changes that become durable together or not at all. Built and owned by one shard; it is the
 // committer's between commit() and the callback. The order of the members is the order in which
 // they apply: definitions first, so a message never precedes its queue.
@@ -88,6 +99,11 @@ class Batch {
     std::optional<std::string> bytes;  // nullopt erases
   };
 
+  // Who hands it over: batches of one source are written in their order, also where one of them
+  // has to wait for its ties. 0: waits for nobody.
+  uint64_t source = 0;
+  std::vector<std::shared_ptr<Tie>> ties;
+
   std::vector<Definition> definitions;
   std::vector<Blob> blobs;
   std::vector<QueueId> dropped_queues;  // all that is stored under them, in constant time
@@ -97,7 +113,7 @@ class Batch {
   std::vector<Advance> advances;
   std::vector<Remove> removes;
 
-  // True where nothing needs writing (cancelled appends do not count).
+  // True where nothing needs writing (cancelled appends do not count) and nobody waits for it.
   bool empty() const;
   void clear();
 };
@@ -120,21 +136,20 @@ struct QueuePosition {
 };
 
 // Where queues live. One implementation is the embedded engine (storage/rocksdb); a replicated log
-// can stand behind the same interface. Reads may be called from any thread, commit() from one
-// thread at a time.
+// can stand behind the same interface. From any thread.
 class Store {
  public:
-  // Called on the committer's thread, exactly once for each commit(), in order. The batch comes
-  // back so that its owner frees it. An Error is final: from then on nothing is written any more
-  // and every later commit fails with it, because what reached the disk is unknown. The owner must
-  // confirm nothing and stop the process; a restart recovers.
+  // Called on the committer's thread, exactly once for each commit(), for those of one source in
+  // order. The batch comes back so that its owner frees it. An Error is final: from then on nothing
+  // is written any more and every later commit fails with it, because what reached the disk is
+  // unknown. The owner must confirm nothing and stop the process; a restart recovers.
   using Committed = std::function<void(std::unique_ptr<Batch>, Expected<>)>;
 
   virtual ~Store() = default;  // waits for the commits that were handed over
 
   // Hands a batch to the committer thread and returns at once. Several batches that are waiting
-  // share one write and one sync. A batch with nothing to write is called back without a sync, in
-  // its turn.
+  // share one write and one sync; ties apart, they are written in the order of the calls. A batch
+  // with nothing to write is called back without a sync, in its turn.
   virtual void commit(std::unique_ptr<Batch> batch, Committed done) = 0;
 
   // All definitions of a kind, in the order of their keys.

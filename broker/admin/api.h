@@ -8,9 +8,9 @@
 // The resources of API.md. The references must outlive the server.
 namespace sluice::broker::admin {
 
-void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const Config& config,
+void add_overview(HttpServer& http, Shards& shards, Dispatcher& dispatcher, const Config& config,
                   const DiskAlarm& disk_alarm);
-void add_topology(HttpServer& http, Shard& shard);
+void add_topology(HttpServer& http, VirtualHost& virtual_host);
 void add_functions(HttpServer& http, Dispatcher& dispatcher, uv_loop_t* loop);
 void add_subscriptions(HttpServer& http, Dispatcher& dispatcher);
 
@@ -45,6 +45,6 @@ class Members {
 std::optional<Json> json_object(std::string_view body);
 
 // What a handler answers when a change is durable.
-Respond when_durable(Journal& journal, Respond respond);
+Respond when_durable(VirtualHost& virtual_host, Respond respond);
 
 }  // namespace sluice::broker::admin

@@ -17,7 +17,7 @@ bool flag(const Request& request, const std::string& name) {
 // Path segments: kind, vhost, name.
 class Topology {
  public:
-  explicit Topology(Shard& shard) : vhost_(shard.virtual_host()), bodies_(vhost_.bodies()) {}
+  explicit Topology(VirtualHost& vhost) : vhost_(vhost), bodies_(vhost.bodies()) {}
 
   void add(HttpServer& http) {
     auto to = [this](Response (Topology::*member)(const Request&)) {
@@ -28,7 +28,7 @@ class Topology {
     // Answered when what it changed is on disk.
     auto durably = [this, to](Response (Topology::*member)(const Request&)) {
       return [this, handler = to(member)](const RequestPtr& request, const Respond& respond) {
-        handler(request, when_durable(vhost_.journal(), respond));
+        handler(request, when_durable(vhost_, respond));
       };
     };
     for (const char* path : {"queues", "queues/*"}) http.route("GET", path, to(&Topology::queues));
@@ -227,30 +227,35 @@ class Topology {
 
 }  // namespace
 
-void add_topology(HttpServer& http, Shard& shard) {
+void add_topology(HttpServer& http, VirtualHost& virtual_host) {
   // Lives as long as the routes that hold it.
-  auto topology = std::make_shared<Topology>(shard);
+  auto topology = std::make_shared<Topology>(virtual_host);
   topology->add(http);
   http.keep(topology);
 }
 
-void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const Config& config,
+void add_overview(HttpServer& http, Shards& shards, Dispatcher& dispatcher, const Config& config,
                   const DiskAlarm& disk_alarm) {
-  uint64_t started_at_ms = uv_now(shard.loop());
+  uint64_t started_at_ms = uv_now(shards.first().loop());
   http.route("GET", "overview",
-             [&shard, &dispatcher, &config, &disk_alarm, started_at_ms](const RequestPtr&,
-                                                                        const Respond& respond) {
-               VirtualHost& vhost = shard.virtual_host();
-               size_t ready = 0, unacked = 0, consumers = 0, channels = 0;
+             [&shards, &dispatcher, &config, &disk_alarm, started_at_ms](const RequestPtr&,
+                                                                         const Respond& respond) {
+               Shard& first = shards.first();
+               VirtualHost& vhost = first.virtual_host();
+               size_t ready = 0, unacked = 0, consumers = 0, connections = 0, channels = 0;
                for (const auto& [name, queue] : vhost.queues()) {
                  ready += queue->ready_count();
                  unacked += queue->unacked_count();
                  consumers += queue->consumer_count();
                }
-               for (const auto& connection : shard.server().connections()) {
-                 channels += connection->channel_count();
+               Counters counters;
+               for (unsigned i = 0; i < shards.count(); ++i) {
+                 counters += shards[i].virtual_host().counters();
+                 connections += shards[i].server().connections().size();
+                 for (const auto& connection : shards[i].server().connections()) {
+                   channels += connection->channel_count();
+                 }
                }
-               const Counters& counters = vhost.counters();
                Json storage = {{"sync", config.sync},
                                {"disk_free_bytes", disk_alarm.free_bytes()},
                                {"disk_free_min_bytes", disk_alarm.free_min_bytes()},
@@ -260,14 +265,15 @@ void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const 
                         {{"product_name", "Sluice"},
                          {"product_version", SLUICE_VERSION},
                          {"rabbitmq_version", kCompatibleVersion},
-                         {"node", shard.server().node_name()},
-                         {"uptime_ms", uv_now(shard.loop()) - started_at_ms},
+                         {"node", first.server().node_name()},
+                         {"uptime_ms", uv_now(first.loop()) - started_at_ms},
+                         {"shards", shards.count()},
                          {"listeners", Json::array({{{"protocol", "amqp"},
-                                                     {"ip_address", shard.server().host()},
-                                                     {"port", shard.server().port()}}})},
+                                                     {"ip_address", shards.host()},
+                                                     {"port", shards.port()}}})},
                          {"storage", std::move(storage)},
                          {"object_totals",
-                          {{"connections", shard.server().connections().size()},
+                          {{"connections", connections},
                            {"channels", channels},
                            {"exchanges", vhost.exchanges().size()},
                            {"queues", vhost.queues().size()},
@@ -290,9 +296,13 @@ void add_overview(HttpServer& http, Shard& shard, Dispatcher& dispatcher, const 
                          {"subscriptions", dispatcher.subscriptions().size()},
                          {"executor", view(dispatcher.executor())}}});
              });
-  http.route("GET", "connections", [&shard](const RequestPtr&, const Respond& respond) {
+  http.route("GET", "connections", [&shards](const RequestPtr&, const Respond& respond) {
     Json list = Json::array();
-    for (const auto& connection : shard.server().connections()) list.push_back(view(*connection));
+    for (unsigned i = 0; i < shards.count(); ++i) {
+      for (const auto& connection : shards[i].server().connections()) {
+        list.push_back(view(*connection));
+      }
+    }
     respond({200, list});
   });
 }

@@ -100,7 +100,7 @@ struct HttpServer::Library {
   httplib::Server server;
 };
 
-HttpServer::HttpServer(Shard& shard) : shard_(shard), library_(std::make_unique<Library>()) {
+HttpServer::HttpServer(Shards& shards) : shards_(shards), library_(std::make_unique<Library>()) {
   httplib::Server& server = library_->server;
   server.new_task_queue = [] { return new httplib::ThreadPool(kThreads); };
   // The library's own choice, SO_REUSEPORT, would let two brokers share the port.
@@ -119,7 +119,7 @@ HttpServer::HttpServer(Shard& shard) : shard_(shard), library_(std::make_unique<
   server.set_pre_routing_handler([this, send](const httplib::Request& from, httplib::Response& to) {
     std::string user, password;
     if (parse_basic(from, user, password) &&
-        shard_.server().authenticate(user, password, from.remote_addr + ":")) {
+        shards_.first().server().authenticate(user, password, from.remote_addr + ":")) {
       return httplib::Server::HandlerResponse::Unhandled;
     }
     to.set_header("WWW-Authenticate", "Basic realm=\"Sluice\"");
@@ -192,7 +192,8 @@ Response HttpServer::handle(const RequestPtr& request) {
   }
   auto promise = std::make_shared<std::promise<Response>>();
   auto future = promise->get_future();
-  shard_.post([route, request, promise] {
+  shards_.post(0, [route, request, promise, &host = shards_.first().virtual_host()] {
+    VirtualHost::Change change(host);
     route->handler(request,
                    [promise](Response response) { promise->set_value(std::move(response)); });
   });

@@ -12,7 +12,7 @@
 
 #include "base/error.h"
 #include "broker/admin/views.h"
-#include "broker/shard.h"
+#include "broker/shards.h"
 
 namespace sluice::broker::admin {
 
@@ -43,20 +43,19 @@ Response bad_request(std::string_view reason);
 Response error_response(const Error& error);
 Response error_response(const amqp::ProtocolError& error);
 
-// Answers a request; called once, on the shard's thread, now or later.
+// Answers a request; called once, on the first shard's thread, now or later.
 using Respond = std::function<void(Response)>;
-// Runs on the shard's thread.
+// Runs on the first shard's thread while the others stand still: it may look at all of them.
 using Handler = std::function<void(const RequestPtr&, Respond)>;
 
 // HTTP for the administration: its own threads parse, authenticate and wait; handlers run on the
-// shard's. A handler that does not answer in time gives the client a 503.
+// first shard's. A handler that does not answer in time gives the client a 503.
 class HttpServer {
  public:
-  explicit HttpServer(Shard& shard);
+  explicit HttpServer(Shards& shards);
   ~HttpServer();
 
-  // `pattern` is a path below /api whose segments are names or "*"; the shard's thread runs the
-  // handler with the request. Before listen().
+  // `pattern` is a path below /api whose segments are names or "*". Before listen().
   void route(std::string method, std::string_view pattern, Handler handler);
 
   // Holds on to what the handlers use, as long as the server lives.
@@ -77,7 +76,7 @@ class HttpServer {
   Response handle(const RequestPtr& request);
   const Route* find(const Request& request, bool& path_known) const;
 
-  Shard& shard_;
+  Shards& shards_;
   std::unique_ptr<Library> library_;
   std::vector<Route> routes_;
   std::vector<std::shared_ptr<void>> kept_;

@@ -78,9 +78,9 @@ std::optional<Json> json_object(std::string_view body) {
   return json;
 }
 
-Respond when_durable(Journal& journal, Respond respond) {
-  return [&journal, respond = std::move(respond)](Response response) {
-    journal.when_durable([respond, response = std::move(response)] { respond(response); });
+Respond when_durable(VirtualHost& virtual_host, Respond respond) {
+  return [&virtual_host, respond = std::move(respond)](Response response) {
+    virtual_host.when_all_durable([respond, response = std::move(response)] { respond(response); });
   };
 }
 

@@ -52,11 +52,10 @@ std::unexpected<Error> no_subscription(std::string_view name) {
 
 Dispatcher::Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Store& store,
                        net::FlushList& flushes, std::string executor_program)
-    : loop_(loop),
-      virtual_host_(virtual_host),
+    : virtual_host_(virtual_host),
       store_(store),
       executor_(loop, std::move(executor_program), flushes, [this] { executor_changed(); }),
-      functions_(loop, store, virtual_host.journal(), virtual_host.bodies(), executor_) {
+      functions_(loop, store, virtual_host, executor_) {
   virtual_host_.when_queue_created([this](const std::shared_ptr<Queue>& queue) {
     for (auto& [name, subscription] : subscriptions_) {
       if (subscription->settings().queue == queue->name() && queue->owner == nullptr) {
@@ -74,6 +73,7 @@ Dispatcher::~Dispatcher() {
 void Dispatcher::stop() { executor_.stop(); }
 
 void Dispatcher::executor_changed() {
+  VirtualHost::Change change(virtual_host_);
   functions_.executor_changed();
   for (auto& [name, subscription] : subscriptions_) {
     // What will be called is loaded at once; the rest when it is called.
@@ -117,8 +117,8 @@ Expected<> Dispatcher::recover() {
 }
 
 void Dispatcher::add(SubscriptionSettings settings) {
-  auto subscription = std::make_shared<Subscription>(loop_, virtual_host_, functions_, executor_,
-                                                     std::move(settings));
+  auto subscription =
+      std::make_shared<Subscription>(virtual_host_, functions_, executor_, std::move(settings));
   subscriptions_.emplace(subscription->settings().name, subscription);
   auto queue = virtual_host_.queues().find(subscription->settings().queue);
   if (queue != virtual_host_.queues().end()) subscription->attach(queue->second);
@@ -145,6 +145,7 @@ void Dispatcher::save(const SubscriptionSettings& settings) {
 
 void Dispatcher::subscribe(SubscriptionSettings settings, bool default_failure,
                            std::function<void(Expected<bool>)> done) {
+  VirtualHost::Change change(virtual_host_);
   auto refuse = [&](Error error) { done(std::unexpected(std::move(error))); };
   auto found = subscriptions_.find(settings.name);
   bool is_new = found == subscriptions_.end();
@@ -186,6 +187,7 @@ void Dispatcher::subscribe(SubscriptionSettings settings, bool default_failure,
 }
 
 void Dispatcher::pause(std::string_view name, bool paused, std::function<void(Expected<>)> done) {
+  VirtualHost::Change change(virtual_host_);
   auto found = subscriptions_.find(name);
   if (found == subscriptions_.end()) return done(no_subscription(name));
   SubscriptionSettings settings = found->second->settings();
@@ -196,6 +198,7 @@ void Dispatcher::pause(std::string_view name, bool paused, std::function<void(Ex
 }
 
 void Dispatcher::unsubscribe(std::string_view name, std::function<void(Expected<>)> done) {
+  VirtualHost::Change change(virtual_host_);
   auto found = subscriptions_.find(name);
   if (found == subscriptions_.end()) return done(no_subscription(name));
   auto subscription = found->second;

@@ -15,7 +15,7 @@
 namespace sluice::broker {
 
 // The link between queues and functions: the executor, the functions, and the subscriptions, which
-// it keeps in the catalog. On the shard's thread.
+// it keeps in the catalog. On the first shard's thread; a subscription lives on its queue's shard.
 class Dispatcher {
  public:
   Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Store& store,
@@ -49,7 +49,6 @@ class Dispatcher {
   void add(SubscriptionSettings settings);
   void executor_changed();
 
-  uv_loop_t* loop_;
   VirtualHost& virtual_host_;
   storage::Store& store_;
   Executor executor_;

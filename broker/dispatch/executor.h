@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -73,7 +74,7 @@ class Executor {
   // Ends it; calls in flight are lost. It is not started again.
   void stop();
 
-  State state() const { return state_; }
+  State state() const { return state_; }  // from any thread
   const std::string& reason() const { return reason_; }
   const std::string& backend() const { return backend_; }
   uint32_t workers() const { return workers_; }
@@ -109,7 +110,7 @@ class Executor {
   net::FlushList& flushes_;
   std::function<void()> changed_;
 
-  State state_ = State::kStopped;
+  std::atomic<State> state_ = State::kStopped;
   std::string reason_;
   std::string backend_ = "none";
   uint32_t workers_ = 0;

@@ -85,11 +85,12 @@ std::vector<std::string> texts(
 
 }  // namespace
 
-Functions::Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Bodies& bodies,
+Functions::Functions(uv_loop_t* loop, storage::Store& store, VirtualHost& virtual_host,
                      Executor& executor)
     : store_(store),
-      journal_(journal),
-      bodies_(bodies),
+      virtual_host_(virtual_host),
+      journal_(virtual_host.journal()),
+      bodies_(virtual_host.bodies()),
       executor_(executor),
       refusals_wakeup_(loop, [this] {
         for (auto& answer : std::exchange(refusals_, {})) answer();
@@ -202,6 +203,7 @@ void Functions::deploy_checked(const VersionPtr& version, std::string image,
     done(fail(Code::kInvalid, version->state_reason));
     return;
   }
+  VirtualHost::Change change(virtual_host_);
   save(*version, std::move(image));
   auto& versions = functions_[version->name].versions;
   // Nobody calls an older version any more. Calls under way end as usual.
@@ -221,6 +223,7 @@ void Functions::remove(std::string_view name, std::function<void(Expected<>)> do
     done(fail(Code::kNotFound, "no function '" + std::string(name) + "'"));
     return;
   }
+  VirtualHost::Change change(virtual_host_);
   auto removed = std::move(found->second.versions);
   functions_.erase(found);
   for (const VersionPtr& version : removed) {

@@ -12,8 +12,7 @@
 #include "base/error.h"
 #include "broker/dispatch/call_log.h"
 #include "broker/dispatch/executor.h"
-#include "broker/queue/bodies.h"
-#include "broker/queue/journal.h"
+#include "broker/routing/virtual_host.h"
 #include "storage/store.h"
 
 namespace sluice::broker {
@@ -48,14 +47,14 @@ struct FunctionVersion {
   std::vector<std::function<void()>> waiting;  // for the end of kLoading
 };
 
-// The functions: deployed, kept in the catalog with their images as blobs, and called. On the
-// shard's thread.
+// The functions: deployed, kept in the catalog with their images as blobs, and called. On the first
+// shard's thread; but newest() may be called on any shard's, as the functions there are change only
+// while all others stand still.
 class Functions {
  public:
   using VersionPtr = std::shared_ptr<FunctionVersion>;
 
-  Functions(uv_loop_t* loop, storage::Store& store, Journal& journal, Bodies& bodies,
-            Executor& executor);
+  Functions(uv_loop_t* loop, storage::Store& store, VirtualHost& virtual_host, Executor& executor);
 
   Expected<> recover();
 
@@ -120,6 +119,7 @@ class Functions {
   void refuse_later(CallResult result, std::function<void(CallResult)> done);
 
   storage::Store& store_;
+  VirtualHost& virtual_host_;
   Journal& journal_;
   Bodies& bodies_;
   Executor& executor_;

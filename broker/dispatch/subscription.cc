@@ -15,17 +15,20 @@ using namespace dispatch;
 // A message on its way through the function.
 struct Subscription::Call {
   Entry entry;
-  uint64_t epoch;
+  const uint64_t epoch;
+  // What the first shard needs of it.
+  VirtualHost* const host;
+  const Functions::VersionPtr function;
+  const Functions::Caller caller;
+  const storage::RecordPtr record;
 };
 
-Subscription::Subscription(uv_loop_t* loop, VirtualHost& virtual_host, Functions& functions,
+Subscription::Subscription(VirtualHost& virtual_host, Functions& functions,
                            const Executor& executor, SubscriptionSettings settings)
-    : loop_(loop),
-      virtual_host_(virtual_host),
+    : functions_host_(virtual_host),
       functions_(functions),
       executor_(executor),
-      settings_(std::move(settings)),
-      retry_timer_(loop, [this] { retry_due(); }) {}
+      settings_(std::move(settings)) {}
 
 Subscription::~Subscription() { CHECK(queue_ == nullptr); }
 
@@ -46,6 +49,8 @@ std::string Subscription::state_reason() const {
 void Subscription::attach(const std::shared_ptr<Queue>& queue) {
   CHECK(queue_ == nullptr);
   queue_ = queue;
+  host_ = &functions_host_.host_of(*queue);
+  retry_timer_.emplace(host_->journal().loop(), [this] { retry_due(); });
   ++epoch_;
   queue_->add_consumer(this, false);
 }
@@ -66,7 +71,7 @@ void Subscription::wake() {
 
 // Messages that wait for their next attempt go back to the queue, for others to take.
 void Subscription::give_back() {
-  retry_timer_.stop();
+  retry_timer_->stop();
   auto waiting = std::exchange(waiting_, {});
   std::vector<Entry> entries;
   for (auto& [due, entry] : waiting) entries.push_back(std::move(entry));
@@ -84,20 +89,24 @@ void Subscription::close() {
   for (auto& [key, call] : calls) entries.push_back(call->entry);
   std::ranges::sort(entries, {}, &Entry::sequence);
   for (Entry& entry : entries) queue->requeue(std::move(entry));
+  VirtualHost* host = host_;
+  detach();
+  host->consumer_left(queue);
+}
+
+void Subscription::detach() {
   queue_ = nullptr;
+  host_ = nullptr;
+  retry_timer_.reset();
   ++epoch_;
   in_flight_ = 0;
-  virtual_host_.consumer_left(queue);
 }
 
 void Subscription::queue_deleted(Queue&) {
   // The messages went with the queue.
-  queue_ = nullptr;
-  ++epoch_;
-  in_flight_ = 0;
+  detach();
   calls_.clear();
   waiting_.clear();
-  retry_timer_.stop();
 }
 
 bool Subscription::can_call() const {
@@ -113,19 +122,40 @@ void Subscription::take(Queue&, Entry entry) { start_call(std::move(entry)); }
 void Subscription::start_call(Entry entry) {
   ++in_flight_;
   ++counters_.calls;
-  ++virtual_host_.counters().delivered;
-  auto call = std::make_shared<Call>(Call{std::move(entry), epoch_});
+  ++host_->counters().delivered;
+  auto call =
+      std::make_shared<Call>(Call{.entry = entry,
+                                  .epoch = epoch_,
+                                  .host = host_,
+                                  .function = functions_.newest(settings_.function),
+                                  .caller = {"subscription " + settings_.name, entry.attempts + 1},
+                                  .record = entry.record});
   calls_.emplace(call.get(), call);
-  auto function = functions_.newest(settings_.function);
-  Functions::Caller caller{"subscription " + settings_.name, call->entry.attempts + 1};
-  auto done = [self = shared_from_this(), call](CallResult result) {
-    self->finished(call, std::move(result));
-  };
-  const storage::Record& record = *call->entry.record;
-  if (record.external() != nullptr) {
-    functions_.call(function, record.external(), std::move(caller), std::move(done));
+  if (host_ == &functions_host_) {
+    run(call);
   } else {
-    functions_.call(function, record.body(), std::move(caller), std::move(done));
+    host_->courier().send(functions_host_.courier().here(),
+                          [self = shared_from_this(), call] { self->run(call); });
+  }
+}
+
+// On the first shard's thread; the call's message may be read there.
+void Subscription::run(const std::shared_ptr<Call>& call) {
+  auto done = [self = shared_from_this(), call](CallResult result) {
+    VirtualHost& here = self->functions_host_;
+    if (call->host == &here) {
+      self->finished(call, std::move(result));
+    } else {
+      here.courier().send(call->host->courier().here(),
+                          [self, call, result = std::move(result)]() mutable {
+                            self->finished(call, std::move(result));
+                          });
+    }
+  };
+  if (call->record->external() != nullptr) {
+    functions_.call(call->function, call->record->external(), call->caller, std::move(done));
+  } else {
+    functions_.call(call->function, call->record->body(), call->caller, std::move(done));
   }
 }
 
@@ -168,8 +198,9 @@ void Subscription::succeeded(Call& call, const CallResult& result) {
     properties.correlation_id = input.correlation_id ? input.correlation_id : input.message_id;
     properties.delivery_mode = amqp::Properties::kPersistent;
     std::string encoded = properties.encode();
-    auto sent = virtual_host_.publish({destination->exchange, destination->routing_key,
-                                       amqp::as_bytes(encoded), amqp::as_bytes(result.output)});
+    auto sent =
+        host_->publish_with_changes({destination->exchange, destination->routing_key,
+                                     amqp::as_bytes(encoded), amqp::as_bytes(result.output)});
     bool arrived = sent && sent->queue_count > 0;
     if (!arrived && !reply) {
       CallResult undelivered = result;
@@ -182,10 +213,10 @@ void Subscription::succeeded(Call& call, const CallResult& result) {
       return;
     }
     // Nobody waits for a reply any more: that is the caller's affair.
-    if (!arrived) ++virtual_host_.counters().dropped_unroutable;
+    if (!arrived) ++host_->counters().dropped_unroutable;
   }
   ++counters_.succeeded;
-  ++virtual_host_.counters().acked;
+  ++host_->counters().acked;
   queue_->settle(call.entry);
 }
 
@@ -225,10 +256,10 @@ bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
   properties.delivery_mode = amqp::Properties::kPersistent;
   std::string encoded = properties.encode();
   const Destination& to = settings_.on_failure;
-  auto sent = virtual_host_.publish({to.exchange, to.routing_key, amqp::as_bytes(encoded),
-                                     entry.record->body(), entry.record->external()});
+  auto sent = host_->publish_with_changes({to.exchange, to.routing_key, amqp::as_bytes(encoded),
+                                           entry.record->body(), entry.record->external()});
   if (sent && sent->queue_count > 0) {
-    ++virtual_host_.counters().dead_lettered;
+    ++host_->counters().dead_lettered;
     return true;
   }
   spdlog::error(
@@ -251,22 +282,22 @@ void Subscription::wait(Entry entry, uint64_t delay_ms) {
     return;
   }
   entry.redelivered = true;
-  waiting_.emplace(uv_now(loop_) + delay_ms, std::move(entry));
+  waiting_.emplace(now_ms() + delay_ms, std::move(entry));
   retry_due();
 }
 
 void Subscription::retry_due() {
-  uint64_t now = uv_now(loop_);
+  uint64_t now = now_ms();
   while (!waiting_.empty() && waiting_.begin()->first <= now && can_call()) {
     start_call(std::move(waiting_.extract(waiting_.begin()).mapped()));
   }
   if (waiting_.empty()) {
-    retry_timer_.stop();
+    retry_timer_->stop();
     return;
   }
   // What is due and has no slot or executor is started by finished() and wake().
   uint64_t due = waiting_.begin()->first;
-  if (due > now) retry_timer_.start(due - now);
+  if (due > now) retry_timer_->start(due - now);
 }
 
 }  // namespace sluice::broker

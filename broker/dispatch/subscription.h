@@ -45,12 +45,15 @@ struct SubscriptionCounters {
 // Hands a queue's messages to a function. It takes a message only when it can be called at once;
 // publishes the result and settles the message in one commit; tries a failed one again after a
 // back-off that doubles, up to a number of attempts, and then dead-letters it, also in one commit.
-// A message is never given up otherwise. On the shard's thread; held by shared_ptr because calls
-// outlive it.
+// A message is never given up otherwise.
+//
+// On the thread of its queue's shard; whatever comes from the dispatcher comes while that one
+// stands still. Held by shared_ptr because calls outlive it.
 class Subscription : public Consumer, public std::enable_shared_from_this<Subscription> {
  public:
-  Subscription(uv_loop_t* loop, VirtualHost& virtual_host, Functions& functions,
-               const Executor& executor, SubscriptionSettings settings);
+  // `virtual_host` is the first shard's, where functions are called.
+  Subscription(VirtualHost& virtual_host, Functions& functions, const Executor& executor,
+               SubscriptionSettings settings);
   ~Subscription() override;
 
   const SubscriptionSettings& settings() const { return settings_; }
@@ -78,6 +81,9 @@ class Subscription : public Consumer, public std::enable_shared_from_this<Subscr
   struct Call;
   bool can_call() const;
   void start_call(Entry entry);
+  void run(const std::shared_ptr<Call>& call);
+  void detach();
+  uint64_t now_ms() const { return uv_now(host_->journal().loop()); }
   void finished(const std::shared_ptr<Call>& call, CallResult result);
   void succeeded(Call& call, const CallResult& result);
   void failed(Call& call, const CallResult& result);
@@ -88,20 +94,20 @@ class Subscription : public Consumer, public std::enable_shared_from_this<Subscr
   void give_back();
   uint64_t backoff_ms(uint32_t attempts) const;
 
-  uv_loop_t* loop_;
-  VirtualHost& virtual_host_;
+  VirtualHost& functions_host_;
   Functions& functions_;
   const Executor& executor_;
   SubscriptionSettings settings_;
   SubscriptionCounters counters_;
   std::shared_ptr<Queue> queue_;
+  VirtualHost* host_ = nullptr;  // the queue's shard's, while there is one
   // Which attachment to a queue a call belongs to: older ones' results are ignored.
   uint64_t epoch_ = 0;
   size_t in_flight_ = 0;
   std::map<const Call*, std::shared_ptr<Call>> calls_;
   // Failed messages by the loop time at which they are due. They take no slot meanwhile.
   std::multimap<uint64_t, Entry> waiting_;
-  net::Timer retry_timer_;
+  std::optional<net::Timer> retry_timer_;  // on the loop of the queue's shard
 };
 
 }  // namespace sluice::broker

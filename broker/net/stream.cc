@@ -5,7 +5,9 @@
 #include <cstring>
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
+#include <unistd.h>
 
 #include "base/check.h"
 
@@ -107,12 +109,13 @@ Stream::Stream(FlushList& flushes) : flushes_(flushes), shared_(new Shared) {
   shared_->owner = this;
 }
 
-Expected<std::unique_ptr<Stream>> Stream::accept(uv_stream_t* listener, FlushList& flushes) {
+Expected<std::unique_ptr<Stream>> Stream::adopt_tcp(uv_loop_t* loop, int fd, FlushList& flushes) {
   std::unique_ptr<Stream> stream(new Stream(flushes));
   Shared* shared = stream->shared_;
-  CHECK(uv_tcp_init(listener->loop, &shared->tcp) == 0);
+  CHECK(uv_tcp_init(loop, &shared->tcp) == 0);
   shared->handle.data = shared;
-  if (int status = uv_accept(listener, &shared->stream); status != 0) {
+  if (int status = uv_tcp_open(&shared->tcp, fd); status != 0) {
+    ::close(fd);
     return fail(Code::kIo, uv_strerror(status));
   }
   uv_tcp_nodelay(&shared->tcp, 1);
@@ -295,12 +298,28 @@ void Stream::close() {
 
 struct Listener::State {
   uv_tcp_t tcp;
-  std::function<void(uv_stream_t*)> on_connection;
+  std::function<void(int)> on_connection;
+
+  // libuv accepts into a handle of the listener's loop; a copy of its socket can go to any.
+  void accept() {
+    auto* handle = new uv_tcp_t;
+    CHECK(uv_tcp_init(tcp.loop, handle) == 0);
+    uv_os_fd_t fd = -1;
+    int copy = -1;
+    if (uv_accept(reinterpret_cast<uv_stream_t*>(&tcp), reinterpret_cast<uv_stream_t*>(handle)) ==
+            0 &&
+        uv_fileno(reinterpret_cast<uv_handle_t*>(handle), &fd) == 0) {
+      copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    }
+    uv_close(reinterpret_cast<uv_handle_t*>(handle),
+             [](uv_handle_t* closed) { delete reinterpret_cast<uv_tcp_t*>(closed); });
+    if (copy >= 0) on_connection(copy);
+  }
 };
 
 Expected<std::unique_ptr<Listener>> Listener::tcp(uv_loop_t* loop, const std::string& host,
                                                   uint16_t port,
-                                                  std::function<void(uv_stream_t*)> on_connection) {
+                                                  std::function<void(int)> on_connection) {
   std::unique_ptr<Listener> listener(new Listener);
   auto* state = listener->state_ = new State;
   state->on_connection = std::move(on_connection);
@@ -320,9 +339,7 @@ Expected<std::unique_ptr<Listener>> Listener::tcp(uv_loop_t* loop, const std::st
   }
   int status = uv_listen(reinterpret_cast<uv_stream_t*>(&state->tcp), 511,
                          [](uv_stream_t* server, int result) {
-                           if (result == 0) {
-                             static_cast<State*>(server->data)->on_connection(server);
-                           }
+                           if (result == 0) static_cast<State*>(server->data)->accept();
                          });
   if (status != 0) return refuse(uv_strerror(status));
   int length = sizeof address;

@@ -45,9 +45,8 @@ class Stream {
     std::function<void()> on_drained;
   };
 
-  // Takes an accepted or connected handle of its own: `accept` is called with it once.
-  static Expected<std::unique_ptr<Stream>> accept(uv_stream_t* listener, FlushList& flushes);
-  // Takes over a connected unix socket.
+  // Take over a connected socket.
+  static Expected<std::unique_ptr<Stream>> adopt_tcp(uv_loop_t* loop, int fd, FlushList& flushes);
   static Expected<std::unique_ptr<Stream>> adopt_unix(uv_loop_t* loop, int fd, FlushList& flushes);
   ~Stream();
   Stream(const Stream&) = delete;
@@ -92,12 +91,13 @@ class Stream {
   bool resumed_ = false;  // while delivering
 };
 
-// Listens on a TCP address. `on_connection` accepts with Stream::accept.
+// Listens on a TCP address. `on_connection` owns the socket that it is given; it may adopt it on
+// any loop.
 class Listener {
  public:
   static Expected<std::unique_ptr<Listener>> tcp(uv_loop_t* loop, const std::string& host,
                                                  uint16_t port,
-                                                 std::function<void(uv_stream_t*)> on_connection);
+                                                 std::function<void(int fd)> on_connection);
   ~Listener();
   // The address bound, with the port that the kernel picked where 0 was asked for.
   const std::string& host() const { return host_; }

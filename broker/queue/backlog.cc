@@ -262,7 +262,7 @@ Entry Backlog::pop() {
 }
 
 void Backlog::release(Entry& entry) const {
-  if (entry.stored && resident_.pressed() && journal_.committed(entry.slot)) entry.record.reset();
+  if (resident_.pressed() && is_on_disk(entry)) entry.record.reset();
 }
 
 bool Backlog::reload(Entry& entry) {

@@ -71,6 +71,10 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   // Where memory is short, drops the record of a message that was taken out, if it is on disk. It
   // may be put back without; for anything else reload() first. False where that fails.
   void release(Entry& entry) const;
+  // Whether it can be read again, so that its record may be dropped.
+  bool is_on_disk(const Entry& entry) const {
+    return entry.stored && journal_.committed(entry.slot);
+  }
   bool reload(Entry& entry);
   // Records how often a subscription tried the message.
   void note_attempts(const Entry& entry);

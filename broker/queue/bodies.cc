@@ -103,7 +103,7 @@ void Bodies::finished(Work* work) {
     if (!work->waited) {
       // It is in a batch that is being written or gathers: by then it is there.
       work->waited = true;
-      journal_.when_durable([this, work] { start(work); });
+      when_durable_([this, work] { start(work); });
       return;
     }
     work->bytes = fail(Code::kCorrupt, work->bytes.error().message);

@@ -40,7 +40,14 @@ class Bodies {
   using Read = std::function<void(Expected<std::string>)>;
 
   Bodies(storage::Store& store, Journal& journal, uv_loop_t* loop)
-      : store_(store), journal_(journal), loop_(loop) {}
+      : store_(store),
+        journal_(journal),
+        loop_(loop),
+        when_durable_([this](auto callback) { journal_.when_durable(std::move(callback)); }) {}
+
+  // Calls back when all is durable that any shard was given; this one's journal where not set.
+  using WhenDurable = std::function<void(std::function<void()>)>;
+  void wait_with(WhenDurable when_durable) { when_durable_ = std::move(when_durable); }
 
   BodyWriter writer(uint64_t bytes) { return {store_, journal_, bytes}; }
 
@@ -59,6 +66,7 @@ class Bodies {
   storage::Store& store_;
   Journal& journal_;
   uv_loop_t* loop_;
+  WhenDurable when_durable_;
 };
 
 }  // namespace sluice::broker

@@ -5,22 +5,29 @@
 
 namespace sluice::broker {
 
+namespace {
+
+std::atomic<uint64_t> last_source = 0;
+
+}  // namespace
+
 Journal::Journal(storage::Store& store, uv_loop_t* loop, Failed failed)
     : store_(store),
       loop_(loop),
+      source_(++last_source),
       failed_(std::move(failed)),
       wakeup_(loop, [this] { committed(); }),
       quiet_timer_(loop, [this] { quiet_over_ = true; }) {}
 
 AppendSlot Journal::append(storage::QueueId queue, storage::Sequence sequence,
                            storage::RecordPtr record) {
-  gathering_bytes_ += record->bytes().size();
+  count(record->bytes().size(), 0);
   gathering_->appends.push_back({queue, sequence, std::move(record)});
   return {batch_number_, static_cast<uint32_t>(gathering_->appends.size() - 1)};
 }
 
 void Journal::put_chunk(storage::Batch::Chunk chunk) {
-  gathering_bytes_ += chunk.bytes.size();
+  count(chunk.bytes.size(), 0);
   gathering_->chunks.push_back(std::move(chunk));
 }
 
@@ -28,7 +35,7 @@ bool Journal::cancel(const AppendSlot& slot) {
   if (slot.batch != batch_number_) return false;
   storage::RecordPtr& record = gathering_->appends[slot.index].record;
   CHECK(record != nullptr);
-  gathering_bytes_ -= record->bytes().size();
+  count(0, record->bytes().size());
   record.reset();
   return true;
 }
@@ -42,7 +49,7 @@ void Journal::forget_attempts(storage::QueueId queue, storage::Sequence sequence
 void Journal::drop(storage::QueueId queue) {
   for (storage::Batch::Append& append : gathering_->appends) {
     if (append.queue != queue || append.record == nullptr) continue;
-    gathering_bytes_ -= append.record->bytes().size();
+    count(0, append.record->bytes().size());
     append.record.reset();
   }
   auto of_queue = [queue](const auto& change) { return change.queue == queue; };
@@ -76,8 +83,14 @@ void Journal::read(storage::QueueId queue, storage::SequenceRange range, size_t 
   CHECK(status == 0);
 }
 
+// Of the gathering batch. Only this thread writes the sum.
+void Journal::count(size_t more, size_t less) {
+  gathering_bytes_ += more - less;
+  unwritten_bytes_.store(unwritten_bytes() + more - less, std::memory_order_relaxed);
+}
+
 void Journal::turn_end() {
-  if (in_flight_) return;
+  if (!is_free()) return;
   if (!due()) {
     if (busy() && !quiet_timer_.active()) quiet_timer_.start(kQuietCommitMs);
     return;
@@ -86,48 +99,51 @@ void Journal::turn_end() {
   quiet_over_ = false;
   for (const auto& backlog : changed_) backlog->collect(*gathering_);
   changed_.clear();
-  if (gathering_->empty()) {
+  if (gathering_->empty() && in_flight_.empty() && !follows_) {
     gathering_->clear();  // cancelled appends
     ++batch_number_;
     auto ready = std::exchange(waiting_, {});
     for (auto& callback : ready) callback();
     return;
   }
-  in_flight_ = true;
+  follows_ = false;
   ++batch_number_;
-  in_flight_bytes_ = std::exchange(gathering_bytes_, 0);
-  in_flight_waiting_ = std::exchange(waiting_, {});
+  bool tied = !gathering_->ties.empty();
+  if (tied) ++tied_in_flight_;
+  in_flight_.push_back({std::exchange(gathering_bytes_, 0), tied, std::exchange(waiting_, {})});
+  gathering_->source = source_;
   auto batch =
       std::exchange(gathering_, spare_ ? std::move(spare_) : std::make_unique<storage::Batch>());
   // The wakeup outlives the store's committer: the shard closes the store before its journal goes.
-  store_.commit(std::move(batch), [this, result = result_](std::unique_ptr<storage::Batch> written,
-                                                           Expected<> outcome) {
+  store_.commit(std::move(batch), [this, results = results_](
+                                      std::unique_ptr<storage::Batch> written, Expected<> outcome) {
     {
-      std::lock_guard lock(result->mutex);
-      result->batch = std::move(written);
-      result->outcome = std::move(outcome);
+      std::lock_guard lock(results->mutex);
+      results->list.push_back({std::move(written), std::move(outcome)});
     }
     wakeup_.send();
   });
 }
 
 void Journal::committed() {
-  Expected<> outcome;
+  std::vector<Results::Result> list;
   {
-    std::lock_guard lock(result_->mutex);
-    if (result_->batch == nullptr) return;
-    spare_ = std::move(result_->batch);
-    outcome = std::move(result_->outcome);
+    std::lock_guard lock(results_->mutex);
+    list.swap(results_->list);
   }
-  spare_->clear();
-  in_flight_ = false;
-  in_flight_bytes_ = 0;
-  if (!outcome) {
-    failed_(outcome.error());
-    return;
+  for (auto& [batch, outcome] : list) {
+    spare_ = std::move(batch);
+    spare_->clear();
+    InFlight done = std::move(in_flight_.front());
+    in_flight_.pop_front();
+    if (done.tied) --tied_in_flight_;
+    unwritten_bytes_.store(unwritten_bytes() - done.bytes, std::memory_order_relaxed);
+    if (!outcome) {
+      failed_(outcome.error());
+      return;
+    }
+    for (auto& callback : done.waiting) callback();
   }
-  auto ready = std::exchange(in_flight_waiting_, {});
-  for (auto& callback : ready) callback();
 }
 
 }  // namespace sluice::broker

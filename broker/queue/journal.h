@@ -1,6 +1,8 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -27,6 +29,9 @@ struct AppendSlot {
 // without confirms), the batch may gather for kQuietCommitMs more, because each sync costs as much
 // as hundreds of changes.
 //
+// A batch that is tied to another shard's (storage::Tie) may have to wait for that one, so what
+// gathers behind it is handed over too: no two shards wait for each other.
+//
 // Owned by the shard's thread. A failed commit ends the process (see Failed): what is on disk is
 // unknown, only a restart can tell.
 class Journal {
@@ -48,6 +53,8 @@ class Journal {
   // Drops all of a queue, also what still waits to be written for it.
   void drop(storage::QueueId queue);
 
+  uv_loop_t* loop() const { return loop_; }
+
   // The batch that gathers: for everything but appends.
   storage::Batch& changes() { return *gathering_; }
   // Changes whenever a batch is handed over: work of one number commits together.
@@ -56,9 +63,14 @@ class Journal {
   // The backlog is asked for what changed when the batch is handed over.
   void mark_changed(std::shared_ptr<Backlog> backlog) { changed_.push_back(std::move(backlog)); }
 
+  // What gathers is written together with what other shards' journals are given the tie for.
+  void tie(std::shared_ptr<storage::Tie> tie) { gathering_->ties.push_back(std::move(tie)); }
+  // A batch of definitions was handed to the store: what is waited for from now on comes after it.
+  void follow() { follows_ = true; }
+
   // Whether an append is on disk (or was never made).
   bool committed(const AppendSlot& slot) const {
-    return slot.batch < (in_flight_ ? batch_number_ - 1 : batch_number_);
+    return slot.batch < batch_number_ - in_flight_.size();
   }
 
   using Page = Expected<std::vector<storage::StoredMessage>>;
@@ -79,22 +91,29 @@ class Journal {
 
   // True where a commit is being written or changes wait for one.
   bool busy() const {
-    return in_flight_ || !waiting_.empty() || !changed_.empty() || !gathering_->empty();
+    return !in_flight_.empty() || follows_ || !waiting_.empty() || !changed_.empty() ||
+           !gathering_->empty();
   }
   // True where turn_end() would do something now.
-  bool can_hand_over() const { return !in_flight_ && due(); }
-  // Messages' bytes not yet durable: publishers are held back when it is large.
-  size_t unwritten_bytes() const { return gathering_bytes_ + in_flight_bytes_; }
+  bool can_hand_over() const { return is_free() && due(); }
+  // Messages' bytes not yet durable: publishers are held back when it is large. From any thread.
+  size_t unwritten_bytes() const { return unwritten_bytes_.load(std::memory_order_relaxed); }
 
   // Hands the batch over if the committer is free and the batch is due.
   void turn_end();
 
  private:
   void committed();
-  bool due() const { return !waiting_.empty() || quiet_over_ || gathering_bytes_ > kQuietBytesMax; }
+  void count(size_t more, size_t less);
+  bool is_free() const { return in_flight_.empty() || tied_in_flight_ > 0; }
+  bool due() const {
+    return !waiting_.empty() || quiet_over_ || gathering_bytes_ > kQuietBytesMax ||
+           !gathering_->ties.empty();
+  }
 
   storage::Store& store_;
   uv_loop_t* const loop_;
+  const uint64_t source_;
   Failed failed_;
   net::Wakeup wakeup_;
   net::Timer quiet_timer_;
@@ -105,19 +124,28 @@ class Journal {
   size_t gathering_bytes_ = 0;
   std::vector<std::function<void()>> waiting_;
   std::vector<std::shared_ptr<Backlog>> changed_;
+  bool follows_ = false;
 
-  bool in_flight_ = false;
-  size_t in_flight_bytes_ = 0;
-  std::vector<std::function<void()>> in_flight_waiting_;
+  struct InFlight {
+    size_t bytes;
+    bool tied;
+    std::vector<std::function<void()>> waiting;
+  };
+  std::deque<InFlight> in_flight_;  // one, or those behind one with ties
+  size_t tied_in_flight_ = 0;
+  std::atomic<size_t> unwritten_bytes_ = 0;
   std::unique_ptr<storage::Batch> spare_;
 
   // What the committer's thread leaves for ours; the mutex guards only this hand-over.
-  struct Result {
+  struct Results {
+    struct Result {
+      std::unique_ptr<storage::Batch> batch;
+      Expected<> outcome;
+    };
     std::mutex mutex;
-    std::unique_ptr<storage::Batch> batch;
-    Expected<> outcome;
+    std::vector<Result> list;
   };
-  std::shared_ptr<Result> result_ = std::make_shared<Result>();
+  std::shared_ptr<Results> results_ = std::make_shared<Results>();
 };
 
 }  // namespace sluice::broker

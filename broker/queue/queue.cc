@@ -54,10 +54,14 @@ void Queue::settle(const Entry& entry) {
 }
 
 void Queue::requeue(Entry entry) {
+  entry.redelivered = true;
+  give_back(std::move(entry));
+}
+
+void Queue::give_back(Entry entry) {
   if (removed_) return;
   CHECK(unacked_count_ > 0);
   --unacked_count_;
-  entry.redelivered = true;
   backlog_->put_back(std::move(entry));
   pump();
 }

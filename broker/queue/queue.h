@@ -56,8 +56,8 @@ class Queue : public std::enable_shared_from_this<Queue> {
   bool durable() const { return settings_.durable && !settings_.exclusive; }
   // The connection that an exclusive queue belongs to; only compared.
   const void* owner = nullptr;
-  // Set by routing to deliver a message once, however many bindings match.
-  uint64_t route_mark = 0;
+  // The shard that it lives on, whose thread alone may touch it. Set by routing, once.
+  unsigned shard = 0;
 
   // Appends a message. `persistent` ones are written if the queue stores any; true where that is
   // so.
@@ -69,10 +69,13 @@ class Queue : public std::enable_shared_from_this<Queue> {
   void settle(const Entry& entry);
   // The message goes back to its place, redelivered.
   void requeue(Entry entry);
+  // The message goes back to its place as it was taken: nobody has seen it.
+  void give_back(Entry entry);
   // Records how often a subscription tried the message.
   void note_attempts(const Entry& entry) { backlog_->note_attempts(entry); }
   // See Backlog.
   void release(Entry& entry) const { backlog_->release(entry); }
+  bool is_on_disk(const Entry& entry) const { return backlog_->is_on_disk(entry); }
   bool reload(Entry& entry) { return backlog_->reload(entry); }
 
   // Removes all ready messages and returns how many there were.

@@ -71,8 +71,8 @@ void VirtualHost::reject(Queue& queue, Entry entry) {
     const amqp::Field* key = arguments.find("x-dead-letter-routing-key");
     std::string_view routing_key =
         key != nullptr ? std::string_view(*key->text()) : entry.record->routing_key();
-    auto sent = publish({*exchange->text(), routing_key, amqp::as_bytes(encoded),
-                         entry.record->body(), entry.record->external()});
+    auto sent = publish_with_changes({*exchange->text(), routing_key, amqp::as_bytes(encoded),
+                                      entry.record->body(), entry.record->external()});
     published = sent && sent->queue_count > 0;
   }
   if (published) {

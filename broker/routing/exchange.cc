@@ -22,7 +22,7 @@ class DirectRouter : public Router {
     if (at != found->second.end()) found->second.erase(at);
     if (found->second.empty()) queues_.erase(found);
   }
-  void route(const RoutingInput& input, const Sink& sink) override {
+  void route(const RoutingInput& input, const Sink& sink) const override {
     auto found = queues_.find(input.routing_key);
     if (found == queues_.end()) return;
     for (Queue* queue : found->second) sink(queue);
@@ -43,7 +43,7 @@ class FanoutRouter : public Router {
     auto at = std::ranges::find(queues_, binding.queue);
     if (at != queues_.end()) queues_.erase(at);
   }
-  void route(const RoutingInput&, const Sink& sink) override {
+  void route(const RoutingInput&, const Sink& sink) const override {
     for (Queue* queue : queues_) sink(queue);
   }
 
@@ -55,7 +55,7 @@ class TopicRouter : public Router {
  public:
   void add(const Binding& binding) override { trie_.add(binding.routing_key, binding.queue); }
   void remove(const Binding& binding) override { trie_.remove(binding.routing_key, binding.queue); }
-  void route(const RoutingInput& input, const Sink& sink) override {
+  void route(const RoutingInput& input, const Sink& sink) const override {
     trie_.match(input.routing_key, sink);
   }
 
@@ -72,7 +72,7 @@ class HeadersRouter : public Router {
     auto at = std::ranges::find_if(bindings_, [&](const Binding& b) { return b.same(binding); });
     if (at != bindings_.end()) bindings_.erase(at);
   }
-  void route(const RoutingInput& input, const Sink& sink) override {
+  void route(const RoutingInput& input, const Sink& sink) const override {
     static const amqp::Table kNone;
     const amqp::Table* headers = input.headers();
     for (const Binding& binding : bindings_) {

@@ -47,11 +47,12 @@ class Router {
   virtual ~Router() = default;
   virtual void add(const Binding& binding) = 0;
   virtual void remove(const Binding& binding) = 0;
-  virtual void route(const RoutingInput& input, const Sink& sink) = 0;
+  // From several threads at a time.
+  virtual void route(const RoutingInput& input, const Sink& sink) const = 0;
 };
 
-// An exchange: its settings, its bindings, and the router that follows from its type. On the
-// shard's thread.
+// An exchange: its settings, its bindings, and the router that follows from its type. Changed only
+// while no other thread reads it.
 class Exchange {
  public:
   // The type must be one that Router::make knows.
@@ -68,7 +69,9 @@ class Exchange {
   // Removes all bindings to `queue` and returns them.
   std::vector<Binding> unbind_all(const Queue* queue);
 
-  void route(const RoutingInput& input, const Router::Sink& sink) { router_->route(input, sink); }
+  void route(const RoutingInput& input, const Router::Sink& sink) const {
+    router_->route(input, sink);
+  }
 
  private:
   const ExchangeSettings settings_;

@@ -1,6 +1,7 @@
 #include "broker/routing/topic_trie.h"
 
 #include <algorithm>
+#include <unordered_set>
 
 namespace sluice::broker {
 
@@ -22,8 +23,39 @@ std::vector<std::string_view> words_of(std::string_view key) {
 struct TopicTrie::Node {
   std::map<std::string, std::unique_ptr<Node>, std::less<>> children;
   std::vector<Queue*> queues;
-  bool hash = false;          // reached by "#": stays active for any word
-  uint64_t activated_at = 0;  // the step in which it was last made active
+  bool hash = false;  // reached by "#": stays active for any word
+};
+
+// The nodes that the words so far lead to, each once.
+class TopicTrie::ActiveNodes {
+ public:
+  void add(const Node* node) {
+    if (!insert(node)) return;
+    nodes_.push_back(node);
+    // "#" may stand for no word at all.
+    if (auto hash = node->children.find("#"); hash != node->children.end()) {
+      add(hash->second.get());
+    }
+  }
+  void clear() {
+    nodes_.clear();
+    index_.clear();
+  }
+  auto begin() const { return nodes_.begin(); }
+  auto end() const { return nodes_.end(); }
+
+ private:
+  // As long as they are few, looking at all is faster than an index.
+  static constexpr size_t kFew = 8;
+
+  bool insert(const Node* node) {
+    if (nodes_.size() < kFew) return std::ranges::find(nodes_, node) == nodes_.end();
+    if (index_.empty()) index_.insert(nodes_.begin(), nodes_.end());
+    return index_.insert(node).second;
+  }
+
+  std::vector<const Node*> nodes_;
+  std::unordered_set<const Node*> index_;
 };
 
 TopicTrie::TopicTrie() : root_(std::make_unique<Node>()) {}
@@ -57,37 +89,25 @@ void TopicTrie::remove(std::string_view pattern, Queue* queue) {
   remove_below(*root_, words_of(pattern), 0, queue);
 }
 
-void TopicTrie::activate(Node* node, std::vector<Node*>& active) {
-  if (node->activated_at == step_) return;
-  node->activated_at = step_;
-  active.push_back(node);
-  // "#" may stand for no word at all.
-  if (auto hash = node->children.find("#"); hash != node->children.end()) {
-    activate(hash->second.get(), active);
-  }
-}
-
-void TopicTrie::match(std::string_view routing_key, const std::function<void(Queue*)>& sink) {
-  std::vector<Node*> active, next;
-  ++step_;
-  activate(root_.get(), active);
+void TopicTrie::match(std::string_view routing_key, const std::function<void(Queue*)>& sink) const {
+  ActiveNodes active, next;
+  active.add(root_.get());
   for (std::string_view word : words_of(routing_key)) {
-    ++step_;
     next.clear();
-    for (Node* node : active) {
-      if (node->hash) activate(node, next);
+    for (const Node* node : active) {
+      if (node->hash) next.add(node);
       // Words that are spelt like the wildcards are just words in a key.
       if (auto child = node->children.find(word);
           child != node->children.end() && word != "#" && word != "*") {
-        activate(child->second.get(), next);
+        next.add(child->second.get());
       }
       if (auto star = node->children.find("*"); star != node->children.end()) {
-        activate(star->second.get(), next);
+        next.add(star->second.get());
       }
     }
-    active.swap(next);
+    std::swap(active, next);
   }
-  for (Node* node : active) {
+  for (const Node* node : active) {
     for (Queue* queue : node->queues) sink(queue);
   }
 }

@@ -25,16 +25,15 @@ class TopicTrie {
   // Takes one such entry out, if there is one.
   void remove(std::string_view pattern, Queue* queue);
   // A queue is reported once for each of its patterns that matches.
-  void match(std::string_view routing_key, const std::function<void(Queue*)>& sink);
+  void match(std::string_view routing_key, const std::function<void(Queue*)>& sink) const;
 
  private:
   struct Node;
-  void activate(Node* node, std::vector<Node*>& active);
+  class ActiveNodes;
   static bool remove_below(Node& node, const std::vector<std::string_view>& words, size_t at,
                            Queue* queue);
 
   std::unique_ptr<Node> root_;
-  uint64_t step_ = 0;
 };
 
 }  // namespace sluice::broker

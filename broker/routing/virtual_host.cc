@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <chrono>
 #include <random>
 
@@ -70,36 +71,48 @@ bool same_arguments(const amqp::Table& a, const amqp::Table& b) {
 
 }  // namespace
 
-VirtualHost::VirtualHost(Journal& journal, ResidentSet& resident, Bodies& bodies, std::string name)
-    : journal_(journal), resident_(resident), bodies_(bodies), name_(std::move(name)) {
+Names::Names(std::string vhost) : name(std::move(vhost)) {
   for (const auto& [exchange, type] : kPredeclared) {
     ExchangeSettings settings{.name = exchange, .type = type, .durable = true};
     settings.internal = settings.name == "amq.rabbitmq.trace";
-    exchanges_.emplace(exchange, std::make_unique<Exchange>(settings));
+    exchanges.emplace(exchange, std::make_unique<Exchange>(settings));
   }
   ExchangeSettings nameless{.name = "", .type = "direct", .durable = true};
-  exchanges_.emplace("", std::make_unique<Exchange>(nameless));
+  exchanges.emplace("", std::make_unique<Exchange>(nameless));
+}
+
+VirtualHost::VirtualHost(Names& names, storage::Store& store, Journal& journal,
+                         ResidentSet& resident, Bodies& bodies, Courier& courier)
+    : names_(names),
+      store_(store),
+      journal_(journal),
+      resident_(resident),
+      bodies_(bodies),
+      courier_(courier) {
+  CHECK(names_.hosts.size() == courier_.here());
+  names_.hosts.push_back(this);
 }
 
 amqp::Outcome<Exchange*> VirtualHost::use_exchange(std::string_view name) {
-  auto found = exchanges_.find(name);
-  if (found == exchanges_.end()) {
-    return refuse(ReplyCode::kNotFound, "no " + quoted("exchange", name, name_));
+  auto found = names_.exchanges.find(name);
+  if (found == names_.exchanges.end()) {
+    return refuse(ReplyCode::kNotFound, "no " + quoted("exchange", name, names_.name));
   }
   return found->second.get();
 }
 
 amqp::Outcome<bool> VirtualHost::declare_exchange(ExchangeSettings settings) {
+  Change change(*this);
   if (settings.name.empty()) {
     return refuse(ReplyCode::kAccessRefused, "operation not permitted on the default exchange");
   }
   if (auto counted = check_count(settings.arguments); !counted) {
     return std::unexpected(counted.error());
   }
-  if (auto found = exchanges_.find(settings.name); found != exchanges_.end()) {
+  if (auto found = names_.exchanges.find(settings.name); found != names_.exchanges.end()) {
     const ExchangeSettings& there = found->second->settings();
     auto differs = [&](std::string_view what) {
-      return inequivalent(what, settings.name, name_, "exchange");
+      return inequivalent(what, settings.name, names_.name, "exchange");
     };
     if (there.type != settings.type) return differs("type");
     if (there.durable != settings.durable) return differs("durable");
@@ -122,19 +135,21 @@ amqp::Outcome<bool> VirtualHost::declare_exchange(ExchangeSettings settings) {
   auto exchange = std::make_unique<Exchange>(std::move(settings));
   save(*exchange);
   std::string name = exchange->settings().name;
-  exchanges_.emplace(std::move(name), std::move(exchange));
+  names_.exchanges.emplace(std::move(name), std::move(exchange));
   return true;
 }
 
 amqp::Outcome<> VirtualHost::delete_exchange(std::string_view name, bool if_unused) {
+  Change change(*this);
   if (name.empty() || reserved(name)) {
-    return refuse(ReplyCode::kAccessRefused,
-                  "operation not permitted on the predeclared " + quoted("exchange", name, name_));
+    return refuse(ReplyCode::kAccessRefused, "operation not permitted on the predeclared " +
+                                                 quoted("exchange", name, names_.name));
   }
-  auto found = exchanges_.find(name);
-  if (found == exchanges_.end()) return {};
+  auto found = names_.exchanges.find(name);
+  if (found == names_.exchanges.end()) return {};
   if (if_unused && !found->second->bindings().empty()) {
-    return refuse(ReplyCode::kPreconditionFailed, quoted("exchange", name, name_) + " in use");
+    return refuse(ReplyCode::kPreconditionFailed,
+                  quoted("exchange", name, names_.name) + " in use");
   }
   remove_exchange(*found->second);
   return {};
@@ -143,33 +158,34 @@ amqp::Outcome<> VirtualHost::delete_exchange(std::string_view name, bool if_unus
 void VirtualHost::remove_exchange(Exchange& exchange) {
   for (const Binding& binding : exchange.bindings()) forget(exchange, binding);
   forget(exchange);
-  exchanges_.erase(exchanges_.find(exchange.settings().name));
+  names_.exchanges.erase(names_.exchanges.find(exchange.settings().name));
 }
 
 amqp::Outcome<std::shared_ptr<Queue>> VirtualHost::use_queue(std::string_view name,
                                                              const void* connection) {
-  auto found = queues_.find(name);
-  if (found == queues_.end()) {
-    return refuse(ReplyCode::kNotFound, "no " + quoted("queue", name, name_));
+  auto found = names_.queues.find(name);
+  if (found == names_.queues.end()) {
+    return refuse(ReplyCode::kNotFound, "no " + quoted("queue", name, names_.name));
   }
   const auto& queue = found->second;
-  if (queue->owner != nullptr && queue->owner != connection) return locked(name, name_);
+  if (queue->owner != nullptr && queue->owner != connection) return locked(name, names_.name);
   return queue;
 }
 
 amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings settings,
                                                                 const void* connection) {
+  Change change(*this);
   if (auto counted = check_count(settings.arguments); !counted) {
     return std::unexpected(counted.error());
   }
   if (settings.name.empty()) {
     settings.name = made_up_name();
-  } else if (queues_.contains(settings.name)) {
+  } else if (names_.queues.contains(settings.name)) {
     auto queue = use_queue(settings.name, connection);
     if (!queue) return std::unexpected(queue.error());
     const QueueSettings& there = (*queue)->settings();
     auto differs = [&](std::string_view what) {
-      return inequivalent(what, settings.name, name_, "queue");
+      return inequivalent(what, settings.name, names_.name, "queue");
     };
     if (there.durable != settings.durable) return differs("durable");
     if (there.exclusive != settings.exclusive) return differs("exclusive");
@@ -184,12 +200,19 @@ amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings se
     return std::unexpected(checked.error());
   }
   bool exclusive = settings.exclusive;
-  auto queue = std::make_shared<Queue>(journal_, resident_, new_queue_id(), std::move(settings));
+  auto queue = make_queue(new_queue_id(), std::move(settings));
   if (exclusive) queue->owner = connection;
   save(*queue);
-  queues_.emplace(queue->name(), queue);
-  if (queue_created_) queue_created_(queue);
+  names_.queues.emplace(queue->name(), queue);
+  if (names_.queue_created) names_.queue_created(queue);
   return Declared{queue, true};
+}
+
+std::shared_ptr<Queue> VirtualHost::make_queue(storage::QueueId id, QueueSettings settings) {
+  VirtualHost& home = *names_.hosts[names_.next_home++ % names_.hosts.size()];
+  auto queue = std::make_shared<Queue>(home.journal_, home.resident_, id, std::move(settings));
+  queue->shard = home.courier_.here();
+  return queue;
 }
 
 storage::QueueId VirtualHost::new_queue_id() {
@@ -197,20 +220,22 @@ storage::QueueId VirtualHost::new_queue_id() {
   auto now = std::chrono::system_clock::now().time_since_epoch();
   auto now_us = static_cast<storage::QueueId>(
       std::chrono::duration_cast<std::chrono::microseconds>(now).count());
-  last_queue_id_ = std::max(last_queue_id_ + 1, now_us);
-  return last_queue_id_;
+  names_.last_queue_id = std::max(names_.last_queue_id + 1, now_us);
+  return names_.last_queue_id;
 }
 
 amqp::Outcome<size_t> VirtualHost::delete_queue(std::string_view name, bool if_unused,
                                                 bool if_empty, const void* connection) {
-  if (!queues_.contains(name)) return 0;
+  Change change(*this);
+  if (!names_.queues.contains(name)) return 0;
   auto queue = use_queue(name, connection);
   if (!queue) return std::unexpected(queue.error());
   if (if_unused && (*queue)->consumer_count() > 0) {
-    return refuse(ReplyCode::kPreconditionFailed, quoted("queue", name, name_) + " in use");
+    return refuse(ReplyCode::kPreconditionFailed, quoted("queue", name, names_.name) + " in use");
   }
   if (if_empty && (*queue)->ready_count() > 0) {
-    return refuse(ReplyCode::kPreconditionFailed, quoted("queue", name, name_) + " not empty");
+    return refuse(ReplyCode::kPreconditionFailed,
+                  quoted("queue", name, names_.name) + " not empty");
   }
   size_t count = (*queue)->ready_count();
   remove_queue(*queue);
@@ -219,9 +244,9 @@ amqp::Outcome<size_t> VirtualHost::delete_queue(std::string_view name, bool if_u
 
 void VirtualHost::remove_queue(const std::shared_ptr<Queue>& queue) {
   auto keep = queue;  // `queue` may be the map's own
-  queues_.erase(keep->name());
+  names_.queues.erase(keep->name());
   std::vector<Exchange*> unused;
-  for (auto& [name, exchange] : exchanges_) {
+  for (auto& [name, exchange] : names_.exchanges) {
     auto removed = exchange->unbind_all(keep.get());
     for (const Binding& binding : removed) forget(*exchange, binding);
     if (!removed.empty() && exchange->settings().auto_delete && exchange->bindings().empty()) {
@@ -234,23 +259,27 @@ void VirtualHost::remove_queue(const std::shared_ptr<Queue>& queue) {
 }
 
 void VirtualHost::consumer_left(const std::shared_ptr<Queue>& queue) {
-  if (queue->settings().auto_delete && !queue->removed() && queue->had_consumers() &&
-      queue->consumer_count() == 0) {
+  if (!queue->settings().auto_delete) return;
+  Change change(*this);
+  if (!queue->removed() && queue->had_consumers() && queue->consumer_count() == 0) {
     remove_queue(queue);
   }
 }
 
 void VirtualHost::connection_ended(const void* connection) {
   std::vector<std::shared_ptr<Queue>> owned;
-  for (const auto& [name, queue] : queues_) {
+  for (const auto& [name, queue] : names_.queues) {
     if (queue->owner == connection) owned.push_back(queue);
   }
+  if (owned.empty()) return;
+  Change change(*this);
   for (const auto& queue : owned) remove_queue(queue);
 }
 
 amqp::Outcome<> VirtualHost::bind(std::string_view queue_name, std::string_view exchange_name,
                                   std::string_view routing_key, amqp::Table arguments,
                                   const void* connection) {
+  Change change(*this);
   if (auto counted = check_count(arguments); !counted) return counted;
   auto queue = use_queue(queue_name, connection);
   if (!queue) return std::unexpected(queue.error());
@@ -276,13 +305,14 @@ amqp::Outcome<> VirtualHost::bind(std::string_view queue_name, std::string_view 
 amqp::Outcome<> VirtualHost::unbind(std::string_view queue_name, std::string_view exchange_name,
                                     std::string_view routing_key, const amqp::Table& arguments,
                                     const void* connection) {
+  Change change(*this);
   if (exchange_name.empty()) {
     return refuse(ReplyCode::kAccessRefused, "operation not permitted on the default exchange");
   }
-  if (!queues_.contains(queue_name) || !exchanges_.contains(exchange_name)) return {};
+  if (!names_.queues.contains(queue_name) || !names_.exchanges.contains(exchange_name)) return {};
   auto queue = use_queue(queue_name, connection);
   if (!queue) return std::unexpected(queue.error());
-  Exchange& exchange = *exchanges_.find(exchange_name)->second;
+  Exchange& exchange = *names_.exchanges.find(exchange_name)->second;
   Binding binding{queue->get(), std::string(routing_key), arguments};
   if (!exchange.unbind(binding)) return {};
   forget(exchange, binding);
@@ -290,28 +320,31 @@ amqp::Outcome<> VirtualHost::unbind(std::string_view queue_name, std::string_vie
   return {};
 }
 
-amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
+// Finds the queues that the message goes to; each once.
+amqp::Outcome<> VirtualHost::route(const Publication& publication) {
   routed_.clear();
   if (publication.exchange.empty()) {
-    auto found = queues_.find(publication.routing_key);
-    if (found != queues_.end()) routed_.push_back(found->second.get());
-  } else {
-    auto exchange = use_exchange(publication.exchange);
-    if (!exchange) return std::unexpected(exchange.error());
-    ++route_;
-    std::optional<amqp::Properties> properties;
-    RoutingInput input{publication.routing_key, [&]() -> const amqp::Table* {
-                         properties = amqp::Properties::of_stored(publication.properties);
-                         return properties->headers ? &*properties->headers : nullptr;
-                       }};
-    (*exchange)->route(input, [&](Queue* queue) {
-      if (queue->route_mark == route_) return;
-      queue->route_mark = route_;
-      routed_.push_back(queue);
-    });
+    auto found = names_.queues.find(publication.routing_key);
+    if (found != names_.queues.end()) routed_.push_back(found->second.get());
+    return {};
   }
-  Published result{routed_.size(), false};
-  if (routed_.empty()) return result;
+  auto exchange = use_exchange(publication.exchange);
+  if (!exchange) return std::unexpected(exchange.error());
+  std::optional<amqp::Properties> properties;
+  RoutingInput input{publication.routing_key, [&]() -> const amqp::Table* {
+                       properties = amqp::Properties::of_stored(publication.properties);
+                       return properties->headers ? &*properties->headers : nullptr;
+                     }};
+  (*exchange)->route(input, [&](Queue* queue) { routed_.push_back(queue); });
+  if (routed_.size() > 1) {
+    std::ranges::sort(routed_);
+    auto repeated = std::ranges::unique(routed_);
+    routed_.erase(repeated.begin(), repeated.end());
+  }
+  return {};
+}
+
+storage::RecordPtr VirtualHost::make_record(const Publication& publication) {
   auto now = std::chrono::system_clock::now().time_since_epoch();
   storage::Record::Parts parts{
       .exchange = publication.exchange,
@@ -325,13 +358,119 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
     writer.add(std::exchange(parts.body, {}));
     parts.external = writer.finish();
   }
-  auto record = storage::Record::make(parts);
+  return storage::Record::make(parts);
+}
+
+amqp::Outcome<Published> VirtualHost::publish(const Publication& publication, bool with_changes) {
+  if (auto routed = route(publication); !routed) return std::unexpected(routed.error());
+  Published result{.queue_count = routed_.size()};
+  if (routed_.empty()) return result;
+  auto record = make_record(publication);
   bool persistent = amqp::is_persistent(publication.properties);
+  for (const Queue* queue : routed_) {
+    result.shards |= ShardSet{1} << queue->shard;
+    if (persistent && queue->durable()) result.stored |= ShardSet{1} << queue->shard;
+  }
+  // An external body's chunks are this shard's to write.
+  ShardSet others = result.stored & ~here();
+  if (others != 0 && (with_changes || record->external() != nullptr)) {
+    auto tie = std::make_shared<storage::Tie>(1 + std::popcount(others));
+    journal_.tie(tie);
+    for (unsigned shard = 0; shard < courier_.shard_count(); ++shard) {
+      if ((others >> shard & 1) == 0) continue;
+      courier_.send(shard, [tie, &journal = host(shard).journal_] { journal.tie(tie); });
+    }
+  }
   // A consumer that takes the message at once may publish in turn, and so use routed_ again.
   auto queues = std::move(routed_);
-  for (Queue* queue : queues) result.stored |= queue->publish(record, persistent);
+  for (Queue* queue : queues) {
+    if (is_here(*queue)) {
+      queue->publish(record, persistent);
+    } else {
+      send(*queue, record, persistent);
+    }
+  }
   routed_ = std::move(queues);
   return result;
+}
+
+void VirtualHost::send(Queue& queue, const storage::RecordPtr& record, bool persistent) {
+  auto& under_way = courier_.mailroom().bytes_under_way(queue.shard);
+  size_t bytes = record->bytes().size();
+  under_way.fetch_add(bytes, std::memory_order_relaxed);
+  courier_.send(queue.shard,
+                [to = queue.shared_from_this(), record, persistent, bytes, &under_way] {
+                  under_way.fetch_sub(bytes, std::memory_order_relaxed);
+                  // Deleted meanwhile: the message went with it.
+                  if (!to->removed()) to->publish(record, persistent);
+                });
+}
+
+void VirtualHost::when_durable(ShardSet shards, const std::function<void()>& callback) {
+  for (unsigned shard = 0; shard < courier_.shard_count(); ++shard) {
+    if ((shards >> shard & 1) == 0) continue;
+    if (shard == courier_.here()) {
+      journal_.when_durable(callback);
+      continue;
+    }
+    courier_.send(shard, [&there = host(shard), here = courier_.here(), callback] {
+      there.journal_.when_durable(
+          [&there, here, callback] { there.courier_.send(here, callback); });
+    });
+  }
+}
+
+void VirtualHost::when_all_durable(std::function<void()> callback) {
+  unsigned count = courier_.shard_count();
+  ShardSet all = count == kShardsMax ? ~ShardSet{0} : (ShardSet{1} << count) - 1;
+  when_durable(all, [missing = std::make_shared<unsigned>(count), callback = std::move(callback)] {
+    if (--*missing == 0) callback();
+  });
+}
+
+std::optional<unsigned> VirtualHost::overloaded(ShardSet shards, size_t bytes_max) {
+  for (unsigned shard = 0; shard < courier_.shard_count(); ++shard) {
+    if ((shards >> shard & 1) == 0) continue;
+    size_t bytes = host(shard).journal_.unwritten_bytes() +
+                   courier_.mailroom().bytes_under_way(shard).load(std::memory_order_relaxed);
+    if (bytes > bytes_max) return shard;
+  }
+  return std::nullopt;
+}
+
+void VirtualHost::apply(const std::shared_ptr<Queue>& queue, std::vector<Entry> entries,
+                        Verdict verdict) {
+  if (is_here(*queue)) {
+    for (Entry& entry : entries) apply(queue, std::move(entry), verdict);
+    return;
+  }
+  courier_.send(queue->shard,
+                [&there = host_of(*queue), queue, entries = std::move(entries), verdict]() mutable {
+                  there.apply(queue, std::move(entries), verdict);
+                });
+}
+
+void VirtualHost::apply(const std::shared_ptr<Queue>& queue, Entry entry, Verdict verdict) {
+  if (!is_here(*queue)) {
+    std::vector<Entry> entries;
+    entries.push_back(std::move(entry));
+    apply(queue, std::move(entries), verdict);
+    return;
+  }
+  switch (verdict) {
+    case Verdict::kSettle:
+      queue->settle(entry);
+      break;
+    case Verdict::kRequeue:
+      queue->requeue(std::move(entry));
+      break;
+    case Verdict::kGiveBack:
+      queue->give_back(std::move(entry));
+      break;
+    case Verdict::kReject:
+      reject(*queue, std::move(entry));
+      break;
+  }
 }
 
 }  // namespace sluice::broker

@@ -4,6 +4,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -15,6 +16,8 @@
 #include "broker/queue/journal.h"
 #include "broker/queue/queue.h"
 #include "broker/routing/exchange.h"
+#include "broker/routing/names.h"
+#include "broker/threads/courier.h"
 
 namespace sluice::broker {
 
@@ -27,32 +30,60 @@ struct Publication {
   storage::BodyPtr external;  // instead of `body`
 };
 
+// Shards, as bits.
+using ShardSet = uint64_t;
+static_assert(kShardsMax <= 64);
+
 struct Published {
   size_t queue_count = 0;
-  bool stored = false;  // in at least one queue that will write it
+  ShardSet shards = 0;  // of these queues
+  ShardSet stored = 0;  // those where a queue will write it
 };
 
-// The names: exchanges, queues and bindings, and what follows from them, publishing. Durable ones
-// are written to the catalog through the journal, in the same batch as whatever else the callback
-// does. On the shard's thread.
+// A shard's view of the virtual host: the names, which all shards share, and what follows from
+// them, publishing. Durable names are written to the catalog. On the shard's thread.
+//
+// What changes names stops all shards for a moment (Change). What reads a queue of another shard,
+// such as how long it is, has to do so within a Change, too.
 //
 // Refusals are AMQP's: the code and text that a client is closed with. `connection` is the caller's
 // identity for exclusive queues; null for the administration, which may not touch those.
 class VirtualHost {
  public:
-  VirtualHost(Journal& journal, ResidentSet& resident, Bodies& bodies, std::string name);
+  VirtualHost(Names& names, storage::Store& store, Journal& journal, ResidentSet& resident,
+              Bodies& bodies, Courier& courier);
 
-  // Loads the durable definitions and where the queues stand. Once, before anything else.
-  Expected<> recover(storage::Store& store);
+  // Loads the durable definitions and where the queues stand, for all shards. Once, before any of
+  // them runs.
+  Expected<> recover();
 
-  const std::string& name() const { return name_; }
+  const std::string& name() const { return names_.name; }
   Journal& journal() { return journal_; }
   Bodies& bodies() { return bodies_; }
+  Courier& courier() { return courier_; }
   Counters& counters() { return counters_; }
+  VirtualHost& host(unsigned shard) { return *names_.hosts[shard]; }
+  VirtualHost& host_of(const Queue& queue) { return host(queue.shard); }
+  bool is_here(const Queue& queue) const { return queue.shard == courier_.here(); }
+  ShardSet here() const { return ShardSet{1} << courier_.here(); }
 
-  // Called when a queue has come into being.
+  // While it lives the other shards stand still. What it did to names goes to the store as one
+  // batch when it ends, ahead of whatever any shard commits after it.
+  class [[nodiscard]] Change {
+   public:
+    explicit Change(VirtualHost& host) : host_(host), change_(host.courier_) {}
+    ~Change() {
+      if (change_.outermost()) host_.save_definitions();
+    }
+
+   private:
+    VirtualHost& host_;
+    Courier::Change change_;
+  };
+
+  // Called when a queue has come into being, within the change.
   void when_queue_created(std::function<void(const std::shared_ptr<Queue>&)> callback) {
-    queue_created_ = std::move(callback);
+    names_.queue_created = std::move(callback);
   }
 
   // Declaring what is there with the same settings is no change; true where it is new.
@@ -84,16 +115,38 @@ class VirtualHost {
   void connection_ended(const void* connection);
 
   // Routes and enqueues. kNotFound where the exchange does not exist.
-  amqp::Outcome<Published> publish(const Publication& publication);
+  amqp::Outcome<Published> publish(const Publication& publication) {
+    return publish(publication, false);
+  }
+  // The same; what this callback changes otherwise is written together with the message, also where
+  // its queue is another shard's.
+  amqp::Outcome<Published> publish_with_changes(const Publication& publication) {
+    return publish(publication, true);
+  }
 
-  // Ends a message that was taken out of `queue`: to the queue's dead-letter exchange where it has
-  // one, else it is discarded and counted. Its settling and the publishing commit together.
+  // Calls back when what was sent to these shards, and to none else, up to now is durable there.
+  // Once for each shard.
+  void when_durable(ShardSet shards, const std::function<void()>& callback);
+  // Calls back when what any shard has made or was sent up to now is durable.
+  void when_all_durable(std::function<void()> callback);
+  // Whether one of these shards has more than `bytes_max` of messages to write; the first of them.
+  std::optional<unsigned> overloaded(ShardSet shards, size_t bytes_max);
+  bool memory_is_short() const { return resident_.pressed(); }
+
+  // What becomes of messages that were taken out of `queue`, which may be another shard's.
+  enum class Verdict { kSettle, kRequeue, kGiveBack, kReject };
+  void apply(const std::shared_ptr<Queue>& queue, Entry entry, Verdict verdict);
+  void apply(const std::shared_ptr<Queue>& queue, std::vector<Entry> entries, Verdict verdict);
+
+  // Ends a message that was taken out of `queue`, one of this shard's: to the queue's dead-letter
+  // exchange where it has one, else it is discarded and counted. Its settling and the publishing
+  // commit together.
   void reject(Queue& queue, Entry entry);
   const std::map<std::string, std::shared_ptr<Queue>, std::less<>>& queues() const {
-    return queues_;
+    return names_.queues;
   }
   const std::map<std::string, std::unique_ptr<Exchange>, std::less<>>& exchanges() const {
-    return exchanges_;
+    return names_.exchanges;
   }
 
  private:
@@ -106,22 +159,27 @@ class VirtualHost {
   void forget(const Exchange& exchange);
   void forget(const Queue& queue);
   void forget(const Exchange& exchange, const Binding& binding);
-  Expected<> recover_exchanges(storage::Store& store);
-  Expected<> recover_queues(storage::Store& store);
-  Expected<> drop_unknown_queues(storage::Store& store);
-  Expected<> recover_bindings(storage::Store& store);
+  void define(storage::Batch::Definition definition);
+  void save_definitions();
+  Expected<> recover_exchanges();
+  Expected<> recover_queues();
+  Expected<> drop_unknown_queues();
+  Expected<> recover_bindings();
   storage::QueueId new_queue_id();
+  std::shared_ptr<Queue> make_queue(storage::QueueId id, QueueSettings settings);
 
+  amqp::Outcome<Published> publish(const Publication& publication, bool with_changes);
+  amqp::Outcome<> route(const Publication& publication);
+  storage::RecordPtr make_record(const Publication& publication);
+  void send(Queue& queue, const storage::RecordPtr& record, bool persistent);
+
+  Names& names_;
+  storage::Store& store_;
   Journal& journal_;
   ResidentSet& resident_;
   Bodies& bodies_;
-  const std::string name_;
+  Courier& courier_;
   Counters counters_;
-  std::map<std::string, std::unique_ptr<Exchange>, std::less<>> exchanges_;
-  std::map<std::string, std::shared_ptr<Queue>, std::less<>> queues_;
-  storage::QueueId last_queue_id_ = 0;
-  std::function<void(const std::shared_ptr<Queue>&)> queue_created_;
-  uint64_t route_ = 0;
   std::vector<Queue*> routed_;
 };
 

@@ -67,6 +67,11 @@ Expected<const Record*> verified(const storage::CatalogEntry& entry) {
 
 }  // namespace
 
+void VirtualHost::define(storage::Batch::Definition definition) {
+  names_.definitions.push_back(std::move(definition));
+  journal_.follow();
+}
+
 void VirtualHost::save(const Exchange& exchange) {
   const ExchangeSettings& settings = exchange.settings();
   if (!settings.durable) return;
@@ -76,8 +81,7 @@ void VirtualHost::save(const Exchange& exchange) {
   auto type = builder.CreateString(settings.type);
   builder.Finish(schema::CreateExchangeRecord(builder, name, type, settings.auto_delete,
                                               settings.internal, arguments));
-  journal_.changes().definitions.push_back(
-      {CatalogKind::kExchange, settings.name, finished(builder)});
+  define({CatalogKind::kExchange, settings.name, finished(builder)});
 }
 
 void VirtualHost::save(const Queue& queue) {
@@ -87,7 +91,7 @@ void VirtualHost::save(const Queue& queue) {
   auto name = builder.CreateString(queue.name());
   builder.Finish(schema::CreateQueueRecord(builder, name, queue.id(), arguments,
                                            queue.settings().auto_delete));
-  journal_.changes().definitions.push_back({CatalogKind::kQueue, queue.name(), finished(builder)});
+  define({CatalogKind::kQueue, queue.name(), finished(builder)});
 }
 
 void VirtualHost::save(const Exchange& exchange, const Binding& binding) {
@@ -98,35 +102,42 @@ void VirtualHost::save(const Exchange& exchange, const Binding& binding) {
   auto destination = builder.CreateString(binding.queue->name());
   auto routing_key = builder.CreateString(binding.routing_key);
   builder.Finish(schema::CreateBindingRecord(builder, source, destination, routing_key, arguments));
-  journal_.changes().definitions.push_back(
-      {CatalogKind::kBinding, binding_key(exchange, binding), finished(builder)});
+  define({CatalogKind::kBinding, binding_key(exchange, binding), finished(builder)});
 }
 
 void VirtualHost::forget(const Exchange& exchange) {
   if (!exchange.settings().durable) return;
-  journal_.changes().definitions.push_back(
-      {CatalogKind::kExchange, exchange.settings().name, std::nullopt});
+  define({CatalogKind::kExchange, exchange.settings().name, std::nullopt});
 }
 
 void VirtualHost::forget(const Queue& queue) {
   if (!queue.durable()) return;
-  journal_.changes().definitions.push_back({CatalogKind::kQueue, queue.name(), std::nullopt});
+  define({CatalogKind::kQueue, queue.name(), std::nullopt});
 }
 
 void VirtualHost::forget(const Exchange& exchange, const Binding& binding) {
   if (!exchange.settings().durable || !binding.queue->durable()) return;
-  journal_.changes().definitions.push_back(
-      {CatalogKind::kBinding, binding_key(exchange, binding), std::nullopt});
+  define({CatalogKind::kBinding, binding_key(exchange, binding), std::nullopt});
 }
 
-Expected<> VirtualHost::recover(storage::Store& store) {
-  if (auto done = recover_exchanges(store); !done) return done;
-  if (auto done = recover_queues(store); !done) return done;
-  return recover_bindings(store);
+// Straight to the store: commits of all shards come after it.
+void VirtualHost::save_definitions() {
+  if (names_.definitions.empty()) return;
+  auto batch = std::make_unique<storage::Batch>();
+  batch->definitions = std::exchange(names_.definitions, {});
+  // Where it fails, so does all that follows.
+  store_.commit(std::move(batch), [](std::unique_ptr<storage::Batch>, const Expected<>&) {});
+  journal_.follow();
 }
 
-Expected<> VirtualHost::recover_exchanges(storage::Store& store) {
-  auto entries = store.catalog(CatalogKind::kExchange);
+Expected<> VirtualHost::recover() {
+  if (auto done = recover_exchanges(); !done) return done;
+  if (auto done = recover_queues(); !done) return done;
+  return recover_bindings();
+}
+
+Expected<> VirtualHost::recover_exchanges() {
+  auto entries = store_.catalog(CatalogKind::kExchange);
   if (!entries) return std::unexpected(entries.error());
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::ExchangeRecord>(entry);
@@ -144,13 +155,13 @@ Expected<> VirtualHost::recover_exchanges(storage::Store& store) {
                                       settings.type + "', which this version does not know");
     }
     std::string name = settings.name;
-    exchanges_[name] = std::make_unique<Exchange>(std::move(settings));
+    names_.exchanges[name] = std::make_unique<Exchange>(std::move(settings));
   }
   return {};
 }
 
-Expected<> VirtualHost::recover_queues(storage::Store& store) {
-  auto entries = store.catalog(CatalogKind::kQueue);
+Expected<> VirtualHost::recover_queues() {
+  auto entries = store_.catalog(CatalogKind::kQueue);
   if (!entries) return std::unexpected(entries.error());
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::QueueRecord>(entry);
@@ -164,38 +175,38 @@ Expected<> VirtualHost::recover_queues(storage::Store& store) {
                            .durable = true,
                            .auto_delete = (*record)->auto_delete(),
                            .arguments = std::move(*arguments)};
-    last_queue_id_ = std::max(last_queue_id_, (*record)->id());
-    auto queue = std::make_shared<Queue>(journal_, resident_, (*record)->id(), std::move(settings));
-    if (auto done = queue->recover(store); !done) return done;
-    queues_.emplace(queue->name(), queue);
+    names_.last_queue_id = std::max(names_.last_queue_id, (*record)->id());
+    auto queue = make_queue((*record)->id(), std::move(settings));
+    if (auto done = queue->recover(store_); !done) return done;
+    names_.queues.emplace(queue->name(), queue);
   }
-  return drop_unknown_queues(store);
+  return drop_unknown_queues();
 }
 
 // Queues that do not outlive a restart leave behind what did not fit RAM.
-Expected<> VirtualHost::drop_unknown_queues(storage::Store& store) {
-  auto stored = store.queues();
+Expected<> VirtualHost::drop_unknown_queues() {
+  auto stored = store_.queues();
   if (!stored) return std::unexpected(stored.error());
   std::unordered_set<storage::QueueId> known;
-  for (const auto& [name, queue] : queues_) known.insert(queue->id());
+  for (const auto& [name, queue] : names_.queues) known.insert(queue->id());
   for (storage::QueueId id : *stored) {
-    last_queue_id_ = std::max(last_queue_id_, id);
+    names_.last_queue_id = std::max(names_.last_queue_id, id);
     if (!known.contains(id)) journal_.drop(id);
   }
   return {};
 }
 
-Expected<> VirtualHost::recover_bindings(storage::Store& store) {
-  auto entries = store.catalog(CatalogKind::kBinding);
+Expected<> VirtualHost::recover_bindings() {
+  auto entries = store_.catalog(CatalogKind::kBinding);
   if (!entries) return std::unexpected(entries.error());
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::BindingRecord>(entry);
     if (!record) return std::unexpected(record.error());
     auto arguments = decoded((*record)->arguments(), (*record)->routing_key()->str());
     if (!arguments) return std::unexpected(arguments.error());
-    auto exchange = exchanges_.find((*record)->source()->string_view());
-    auto queue = queues_.find((*record)->destination()->string_view());
-    if (exchange == exchanges_.end() || queue == queues_.end()) {
+    auto exchange = names_.exchanges.find((*record)->source()->string_view());
+    auto queue = names_.queues.find((*record)->destination()->string_view());
+    if (exchange == names_.exchanges.end() || queue == names_.queues.end()) {
       return fail(Code::kCorrupt, "a binding is stored whose queue or exchange is not");
     }
     exchange->second->bind(

@@ -23,22 +23,12 @@ std::string made_up_tag() {
 
 }  // namespace
 
-bool ChannelConsumer::can_take() const {
-  if (channel_.connection().congested()) return false;
-  if (no_ack_) return true;
-  return (prefetch_ == 0 || unacked_count < prefetch_) && channel_.below_channel_prefetch();
-}
-
-void ChannelConsumer::take(Queue& queue, Entry entry) {
-  channel_.deliver(*this, queue, std::move(entry));
-}
-
-void ChannelConsumer::queue_deleted(Queue&) { channel_.consumer_cancelled(*this); }
-
 Channel::Channel(Connection& connection, uint16_t number)
     : connection_(connection), number_(number) {}
 
 Channel::~Channel() { CHECK(shut_); }
+
+VirtualHost& Channel::host() { return connection_.virtual_host(); }
 
 template <typename Method>
 void Channel::send(const Method& method) {
@@ -47,13 +37,19 @@ void Channel::send(const Method& method) {
 
 template <typename Method>
 void Channel::send_when_durable(const Method& method, bool no_wait) {
-  if (!connection_.virtual_host().journal().busy()) {
-    if (!no_wait) send(method);
-    return;
+  if (host().journal().busy()) {
+    send_when_durable(method, no_wait, host().courier().here());
+  } else if (!no_wait) {
+    send(method);
   }
-  connection_.wait_until_durable([&connection = connection_, number = number_, method, no_wait] {
-    if (!no_wait) connection.send(number, method);
-  });
+}
+
+template <typename Method>
+void Channel::send_when_durable(const Method& method, bool no_wait, unsigned shard) {
+  connection_.wait_until_durable(shard,
+                                 [&connection = connection_, number = number_, method, no_wait] {
+                                   if (!no_wait) connection.send(number, method);
+                                 });
 }
 
 template <typename Method>
@@ -146,7 +142,7 @@ Outcome<> Channel::basic_method(uint32_t id, amqp::Reader& reader) {
 }
 
 Outcome<> Channel::on(const amqp::ExchangeDeclare& method) {
-  VirtualHost& vhost = connection_.virtual_host();
+  VirtualHost& vhost = host();
   if (method.passive) {
     auto exchange = vhost.use_exchange(method.exchange);
     if (!exchange) return std::unexpected(exchange.error());
@@ -165,7 +161,7 @@ Outcome<> Channel::on(const amqp::ExchangeDeclare& method) {
 }
 
 Outcome<> Channel::on(const amqp::ExchangeDelete& method) {
-  auto outcome = connection_.virtual_host().delete_exchange(method.exchange, method.if_unused);
+  auto outcome = host().delete_exchange(method.exchange, method.if_unused);
   if (!outcome) return outcome;
   send_when_durable(amqp::ExchangeDeleteOk{}, method.no_wait);
   return {};
@@ -178,7 +174,8 @@ Outcome<std::string_view> Channel::queue_name(std::string_view given) const {
 }
 
 Outcome<> Channel::on(const amqp::QueueDeclare& method) {
-  VirtualHost& vhost = connection_.virtual_host();
+  VirtualHost& vhost = host();
+  VirtualHost::Change change(vhost);  // what it answers may be another shard's to know
   std::shared_ptr<Queue> queue;
   if (method.passive) {
     auto name = queue_name(method.queue);
@@ -207,6 +204,7 @@ Outcome<> Channel::on(const amqp::QueueDeclare& method) {
     return {};
   }
   connection_.wait_until_durable(
+      vhost.courier().here(),
       [&connection = connection_, number = number_, ok, queue] { connection.send(number, ok); });
   return {};
 }
@@ -217,8 +215,7 @@ Outcome<> Channel::on(const amqp::QueueBind& method) {
   // As in RabbitMQ: where both are left out, the queue's name is the key too.
   bool named = !method.queue.empty() || !method.routing_key.empty();
   std::string_view key = named ? method.routing_key : *name;
-  auto outcome =
-      connection_.virtual_host().bind(*name, method.exchange, key, method.arguments, &connection_);
+  auto outcome = host().bind(*name, method.exchange, key, method.arguments, &connection_);
   if (!outcome) return outcome;
   send_when_durable(amqp::QueueBindOk{}, method.no_wait);
   return {};
@@ -227,8 +224,8 @@ Outcome<> Channel::on(const amqp::QueueBind& method) {
 Outcome<> Channel::on(const amqp::QueueUnbind& method) {
   auto name = queue_name(method.queue);
   if (!name) return std::unexpected(name.error());
-  auto outcome = connection_.virtual_host().unbind(*name, method.exchange, method.routing_key,
-                                                   method.arguments, &connection_);
+  auto outcome =
+      host().unbind(*name, method.exchange, method.routing_key, method.arguments, &connection_);
   if (!outcome) return outcome;
   send_when_durable(amqp::QueueUnbindOk{}, false);
   return {};
@@ -237,19 +234,19 @@ Outcome<> Channel::on(const amqp::QueueUnbind& method) {
 Outcome<> Channel::on(const amqp::QueuePurge& method) {
   auto name = queue_name(method.queue);
   if (!name) return std::unexpected(name.error());
-  auto queue = connection_.virtual_host().use_queue(*name, &connection_);
+  VirtualHost::Change change(host());
+  auto queue = host().use_queue(*name, &connection_);
   if (!queue) return std::unexpected(queue.error());
   amqp::QueuePurgeOk ok;
   ok.message_count = static_cast<uint32_t>((*queue)->purge());
-  send_when_durable(ok, method.no_wait);
+  send_when_durable(ok, method.no_wait, (*queue)->shard);
   return {};
 }
 
 Outcome<> Channel::on(const amqp::QueueDelete& method) {
   auto name = queue_name(method.queue);
   if (!name) return std::unexpected(name.error());
-  auto count = connection_.virtual_host().delete_queue(*name, method.if_unused, method.if_empty,
-                                                       &connection_);
+  auto count = host().delete_queue(*name, method.if_unused, method.if_empty, &connection_);
   if (!count) return std::unexpected(count.error());
   amqp::QueueDeleteOk ok;
   ok.message_count = static_cast<uint32_t>(*count);
@@ -317,7 +314,7 @@ Outcome<> Channel::content_header(amqp::Bytes payload) {
   publishing_->body_bytes = body_bytes;
   publishing_->properties = amqp::as_text(properties);
   if (body_bytes > storage::kInlineBodyBytesMax) {
-    publishing_->external.emplace(connection_.virtual_host().bodies().writer(body_bytes));
+    publishing_->external.emplace(host().bodies().writer(body_bytes));
   }
   return {};
 }
@@ -352,7 +349,7 @@ Outcome<> Channel::content_body(amqp::Bytes payload) {
 Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body,
                            const storage::BodyPtr& external) {
   auto p = std::move(publishing_);  // whatever comes of it, the content is complete
-  VirtualHost& vhost = connection_.virtual_host();
+  VirtualHost& vhost = host();
   if (!p->exchange.empty()) {
     auto exchange = vhost.use_exchange(p->exchange);
     if (!exchange) return std::unexpected(exchange.error());
@@ -379,22 +376,22 @@ Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body,
     }
   }
   if (confirms_ != nullptr) {
-    if (published->stored) {
-      confirms_->published(vhost.journal());
+    if (published->stored != 0) {
+      confirms_->published(vhost, published->stored);
     } else {
       confirms_->published_now();
       connection_.confirms_due(*this);
     }
   }
   // Whatever the message asked for: where it does not fit RAM it is written, too.
-  connection_.throttle_publishing();
+  connection_.throttle_publishing(published->shards);
   return {};
 }
 
 void Channel::flush_confirms() {
   if (confirms_ == nullptr) return;
   uint64_t sent = confirms_->flush();
-  connection_.virtual_host().counters().confirmed += sent;
+  host().counters().confirmed += sent;
 }
 
 Outcome<> Channel::on(const amqp::BasicQos& method) {
@@ -413,9 +410,10 @@ Outcome<> Channel::on(const amqp::BasicQos& method) {
 }
 
 Outcome<> Channel::on(const amqp::BasicConsume& method) {
-  VirtualHost& vhost = connection_.virtual_host();
+  VirtualHost& vhost = host();
   auto name = queue_name(method.queue);
   if (!name) return std::unexpected(name.error());
+  VirtualHost::Change change(vhost);
   auto queue = vhost.use_queue(*name, &connection_);
   if (!queue) return std::unexpected(queue.error());
   std::string tag(method.consumer_tag);
@@ -427,15 +425,15 @@ Outcome<> Channel::on(const amqp::BasicConsume& method) {
     return refuse(ReplyCode::kAccessRefused, "queue '" + std::string(*name) + "' in vhost '" +
                                                  vhost.name() + "' in exclusive use");
   }
-  auto consumer =
-      std::make_shared<ChannelConsumer>(*this, tag, *queue, method.no_ack, consumer_prefetch_);
+  auto consumer = std::make_shared<ChannelConsumer>(*this, vhost, tag, *queue, method.no_ack,
+                                                    consumer_prefetch_);
   consumers_.emplace(tag, consumer);
   if (!method.no_wait) {
     amqp::BasicConsumeOk ok;
     ok.consumer_tag = tag;
     send(ok);
   }
-  (*queue)->add_consumer(consumer.get(), method.exclusive);
+  consumer->begin(method.exclusive);
   return {};
 }
 
@@ -444,8 +442,7 @@ Outcome<> Channel::on(const amqp::BasicCancel& method) {
   if (found != consumers_.end()) {
     auto consumer = found->second;
     consumers_.erase(found);
-    consumer->queue()->remove_consumer(consumer.get());
-    connection_.virtual_host().consumer_left(consumer->queue());
+    consumer->leave();
   }
   if (!method.no_wait) {
     amqp::BasicCancelOk ok;
@@ -465,8 +462,8 @@ void Channel::consumer_cancelled(ChannelConsumer& consumer) {
   consumers_.erase(consumers_.find(consumer.tag()));
 }
 
-void Channel::deliver(ChannelConsumer& consumer, Queue& queue, Entry entry) {
-  Counters& counters = connection_.virtual_host().counters();
+void Channel::deliver(ChannelConsumer& consumer, Entry entry) {
+  Counters& counters = host().counters();
   ++counters.delivered;
   if (entry.redelivered) ++counters.redelivered;
   amqp::BasicDeliver method;
@@ -478,49 +475,80 @@ void Channel::deliver(ChannelConsumer& consumer, Queue& queue, Entry entry) {
   connection_.send_content(number_, method, entry.record->properties(), entry.record->body(),
                            entry.record->external());
   if (consumer.no_ack()) {
-    queue.settle(entry);
+    consumer.settle(std::move(entry));
     return;
   }
   ++consumer.unacked_count;
-  auto self = consumers_.find(consumer.tag());
-  queue.release(entry);
-  unacked_.add({last_delivery_tag_, consumer.queue(), self->second, std::move(entry)});
+  consumer.delivered(entry);
+  unacked_.add(
+      {last_delivery_tag_, consumer.queue(), consumer.shared_from_this(), std::move(entry)});
 }
 
 Outcome<> Channel::on(const amqp::BasicGet& method) {
-  VirtualHost& vhost = connection_.virtual_host();
   auto name = queue_name(method.queue);
   if (!name) return std::unexpected(name.error());
-  auto queue = vhost.use_queue(*name, &connection_);
+  auto queue = host().use_queue(*name, &connection_);
   if (!queue) return std::unexpected(queue.error());
-  if ((*queue)->has_exclusive_consumer()) {
-    return refuse(ReplyCode::kAccessRefused, "queue '" + std::string(*name) + "' in exclusive use");
+  if (host().is_here(**queue)) return got(*queue, fetch(**queue), method.no_ack);
+  get_elsewhere(*queue, method.no_ack);
+  return {};
+}
+
+// On the queue's shard.
+Channel::Fetched Channel::fetch(Queue& queue) {
+  if (queue.has_exclusive_consumer()) return {.locked = true};
+  auto entry = queue.removed() ? std::nullopt : queue.take();
+  return {.entry = std::move(entry), .left = queue.ready_count()};
+}
+
+// The connection waits for the queue's shard to answer.
+void Channel::get_elsewhere(const std::shared_ptr<Queue>& queue, bool no_ack) {
+  connection_.wait_for_shard();
+  host().courier().send(queue->shard, [&here = host(), queue, no_ack, number = number_,
+                                       weak = connection_.weak_from_this()] {
+    auto answer = [&here, queue, no_ack, number, weak, fetched = fetch(*queue)]() mutable {
+      auto connection = weak.lock();
+      Channel* channel = connection != nullptr ? connection->open_channel(number) : nullptr;
+      if (channel == nullptr) {
+        if (fetched.entry) here.apply(queue, std::move(*fetched.entry), Verdict::kGiveBack);
+      } else if (auto got = channel->got(queue, std::move(fetched), no_ack); !got) {
+        connection->fail(number, got.error());
+      }
+      if (connection != nullptr) connection->shard_answered();
+    };
+    here.host_of(*queue).courier().send(here.courier().here(), std::move(answer));
+  });
+}
+
+Outcome<> Channel::got(const std::shared_ptr<Queue>& queue, Fetched fetched, bool no_ack) {
+  if (fetched.locked) {
+    return refuse(ReplyCode::kAccessRefused, "queue '" + queue->name() + "' in exclusive use");
   }
-  auto entry = (*queue)->take();
+  auto& entry = fetched.entry;
   if (!entry) {
     send(amqp::BasicGetEmpty{});
     return {};
   }
-  ++vhost.counters().delivered;
-  if (entry->redelivered) ++vhost.counters().redelivered;
+  ++host().counters().delivered;
+  if (entry->redelivered) ++host().counters().redelivered;
   amqp::BasicGetOk ok;
   ok.delivery_tag = ++last_delivery_tag_;
   ok.redelivered = entry->redelivered;
   ok.exchange = entry->record->exchange();
   ok.routing_key = entry->record->routing_key();
-  ok.message_count = static_cast<uint32_t>((*queue)->ready_count());
+  ok.message_count = static_cast<uint32_t>(fetched.left);
   connection_.send_content(number_, ok, entry->record->properties(), entry->record->body(),
                            entry->record->external());
-  if (method.no_ack) {
-    (*queue)->settle(*entry);
+  if (no_ack) {
+    host().apply(queue, std::move(*entry), Verdict::kSettle);
   } else {
-    unacked_.add({last_delivery_tag_, *queue, nullptr, std::move(*entry)});
+    unacked_.add({last_delivery_tag_, queue, nullptr, std::move(*entry)});
   }
   return {};
 }
 
 Outcome<> Channel::on(const amqp::BasicAck& method) {
-  return settle(method.delivery_tag, method.multiple, Verdict::kAck);
+  return settle(method.delivery_tag, method.multiple, Verdict::kSettle);
 }
 Outcome<> Channel::on(const amqp::BasicReject& method) {
   return settle(method.delivery_tag, false, method.requeue ? Verdict::kRequeue : Verdict::kReject);
@@ -547,39 +575,36 @@ Outcome<> Channel::settle(uint64_t tag, bool multiple, Verdict verdict) {
   if (taken.empty() && !(tag == 0 && multiple)) {
     return refuse(ReplyCode::kPreconditionFailed, "unknown delivery tag " + std::to_string(tag));
   }
-  std::vector<std::shared_ptr<ChannelConsumer>> freed;
+  std::vector<std::pair<std::shared_ptr<ChannelConsumer>, uint32_t>> freed;
   for (Unacked& unacked : taken) {
-    if (unacked.consumer != nullptr) {
-      --unacked.consumer->unacked_count;
-      if (freed.empty() || freed.back() != unacked.consumer) freed.push_back(unacked.consumer);
+    if (unacked.consumer == nullptr) continue;
+    if (freed.empty() || freed.back().first != unacked.consumer) {
+      freed.emplace_back(unacked.consumer, 0);
     }
+    ++freed.back().second;
   }
-  for (Unacked& unacked : taken) apply(std::move(unacked), verdict);
-  if (channel_prefetch_ != 0) {
-    output_drained();
-    return {};
-  }
-  for (const auto& consumer : freed) {
-    auto found = consumers_.find(consumer->tag());
-    if (found != consumers_.end() && found->second == consumer) {
-      consumer->queue()->consumer_ready(consumer.get());
-    }
-  }
+  if (verdict == Verdict::kSettle) host().counters().acked += taken.size();
+  apply(std::move(taken), verdict);
+  for (const auto& [consumer, count] : freed) consumer->freed(count);
+  if (channel_prefetch_ != 0) output_drained();
   return {};
 }
 
-void Channel::apply(Unacked unacked, Verdict verdict) {
-  switch (verdict) {
-    case Verdict::kAck:
-      ++connection_.virtual_host().counters().acked;
-      unacked.queue->settle(unacked.entry);
-      return;
-    case Verdict::kRequeue:
-      unacked.queue->requeue(std::move(unacked.entry));
-      return;
-    case Verdict::kReject:
-      connection_.virtual_host().reject(*unacked.queue, std::move(unacked.entry));
-      return;
+void Channel::apply(std::vector<Unacked> unacked, Verdict verdict) {
+  for (size_t i = 0; i < unacked.size(); ++i) {
+    const auto& queue = unacked[i].queue;
+    if (host().is_here(*queue)) {
+      host().apply(queue, std::move(unacked[i].entry), verdict);
+      continue;
+    }
+    // Those that follow each other go in one piece.
+    std::vector<Entry> entries;
+    size_t end = i;
+    for (; end < unacked.size() && unacked[end].queue == queue; ++end) {
+      entries.push_back(std::move(unacked[end].entry));
+    }
+    host().apply(queue, std::move(entries), verdict);
+    i = end - 1;
   }
 }
 
@@ -587,7 +612,7 @@ void Channel::output_drained() {
   // A copy: delivering may, at the far end, cancel a consumer.
   auto consumers = consumers_;
   for (const auto& [tag, consumer] : consumers) {
-    if (consumers_.contains(tag)) consumer->queue()->consumer_ready(consumer.get());
+    if (consumers_.contains(tag)) consumer->ready();
   }
 }
 
@@ -597,11 +622,10 @@ void Channel::shut() {
   publishing_.reset();
   if (confirms_ != nullptr) confirms_->detach();
   auto consumers = std::exchange(consumers_, {});
-  for (const auto& [tag, consumer] : consumers) consumer->queue()->remove_consumer(consumer.get());
-  for (Unacked& unacked : unacked_.take(0, true)) unacked.queue->requeue(std::move(unacked.entry));
-  for (const auto& [tag, consumer] : consumers) {
-    connection_.virtual_host().consumer_left(consumer->queue());
-  }
+  // All of them first, so that none takes what is given back.
+  for (const auto& [tag, consumer] : consumers) consumer->stop();
+  apply(unacked_.take(0, true), Verdict::kRequeue);
+  for (const auto& [tag, consumer] : consumers) consumer->leave();
 }
 
 }  // namespace sluice::broker

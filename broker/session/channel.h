@@ -97,16 +97,29 @@ class Channel {
   // For changes that a client must find after a crash: answers when they are durable.
   template <typename Method>
   void send_when_durable(const Method& method, bool no_wait);
+  // The same for what another shard may have to write.
+  template <typename Method>
+  void send_when_durable(const Method& method, bool no_wait, unsigned shard);
 
   amqp::Outcome<> publish(amqp::Bytes properties, amqp::Bytes body,
                           const storage::BodyPtr& external = nullptr);
-  void deliver(ChannelConsumer& consumer, Queue& queue, Entry entry);
+  void deliver(ChannelConsumer& consumer, Entry entry);
   void consumer_cancelled(ChannelConsumer& consumer);
+  VirtualHost& host();
   amqp::Outcome<std::string_view> queue_name(std::string_view given) const;
 
-  enum class Verdict { kAck, kRequeue, kReject };
+  using Verdict = VirtualHost::Verdict;
   amqp::Outcome<> settle(uint64_t tag, bool multiple, Verdict verdict);
-  void apply(Unacked unacked, Verdict verdict);
+  void apply(std::vector<Unacked> unacked, Verdict verdict);
+  void get_elsewhere(const std::shared_ptr<Queue>& queue, bool no_ack);
+  // A message for basic.get, and how many are left.
+  struct Fetched {
+    std::optional<Entry> entry;
+    size_t left = 0;
+    bool locked = false;  // an exclusive consumer has the queue
+  };
+  static Fetched fetch(Queue& queue);
+  amqp::Outcome<> got(const std::shared_ptr<Queue>& queue, Fetched fetched, bool no_ack);
   bool below_channel_prefetch() const {
     return channel_prefetch_ == 0 || unacked_.count() < channel_prefetch_;
   }

@@ -1,23 +1,28 @@
 #include "broker/session/confirms.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace sluice::broker {
 
-void Confirms::published(Journal& journal) {
+void Confirms::published(VirtualHost& host, ShardSet shards) {
   uint64_t tag = next_tag_++;
-  if (gathering_ == nullptr || gathering_batch_ != journal.batch_number()) {
-    gathering_ = std::make_shared<std::vector<Range>>();
-    gathering_batch_ = journal.batch_number();
-    journal.when_durable([self = shared_from_this(), ranges = gathering_] {
-      for (const Range& range : *ranges) self->mark(range.first, range.end);
+  uint64_t batch = host.journal().batch_number();
+  uint64_t flush = host.courier().flush_number();
+  if (group_ == nullptr || group_->shards != shards || group_->batch != batch ||
+      group_->flush != flush) {
+    group_ = std::make_shared<Group>(Group{shards, batch, flush, std::popcount(shards), {}});
+    host.when_durable(shards, [self = shared_from_this(), group = group_] {
+      if (--group->missing > 0) return;
+      for (const Range& range : group->ranges) self->mark(range.first, range.end);
       if (self->due_) self->due_();
     });
   }
-  if (!gathering_->empty() && gathering_->back().end == tag) {
-    ++gathering_->back().end;
+  auto& ranges = group_->ranges;
+  if (!ranges.empty() && ranges.back().end == tag) {
+    ++ranges.back().end;
   } else {
-    gathering_->push_back({tag, tag + 1});
+    ranges.push_back({tag, tag + 1});
   }
 }
 

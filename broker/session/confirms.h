@@ -6,13 +6,13 @@
 #include <memory>
 #include <vector>
 
-#include "broker/queue/journal.h"
+#include "broker/routing/virtual_host.h"
 
 namespace sluice::broker {
 
 // A channel's publisher confirms. Each publish in confirm mode gets the next tag; it is due at once
-// or when the batch that it went into is durable. What is due is acknowledged with as few methods
-// as can be: `multiple` where nothing older is outstanding.
+// or when the batches that it went into are durable. What is due is acknowledged with as few
+// methods as can be: `multiple` where nothing older is outstanding.
 class Confirms : public std::enable_shared_from_this<Confirms> {
  public:
   // Sends basic.ack to the client.
@@ -23,7 +23,8 @@ class Confirms : public std::enable_shared_from_this<Confirms> {
   Confirms(Send send, Due due) : send_(std::move(send)), due_(std::move(due)) {}
 
   void published_now() { mark(next_tag_, next_tag_ + 1), ++next_tag_; }
-  void published(Journal& journal);
+  // `shards` are those that store it, `host` this one's.
+  void published(VirtualHost& host, ShardSet shards);
 
   // Returns how many publishes it acknowledged.
   uint64_t flush();
@@ -39,9 +40,16 @@ class Confirms : public std::enable_shared_from_this<Confirms> {
   Send send_;
   Due due_;
   uint64_t next_tag_ = 1;
-  // The tags that the batch now gathering will make due.
-  std::shared_ptr<std::vector<Range>> gathering_;
-  uint64_t gathering_batch_ = 0;
+  // The tags that become due together: they go to the same shards, in one batch here and in one
+  // piece to the others.
+  struct Group {
+    ShardSet shards;
+    uint64_t batch;
+    uint64_t flush;
+    int missing;  // shards where they are not durable yet
+    std::vector<Range> ranges;
+  };
+  std::shared_ptr<Group> group_;
   uint64_t oldest_ = 1;                 // all below are acknowledged
   std::map<uint64_t, uint64_t> ahead_;  // acknowledged above it: first -> end
   std::vector<Range> due_ranges_;

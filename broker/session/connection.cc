@@ -483,14 +483,15 @@ void Connection::release(Hold reason) {
   if (holds_ == 0) stream_->resume();
 }
 
-void Connection::wait_until_durable(std::function<void()> action) {
+void Connection::wait_until_durable(unsigned shard, std::function<void()> action) {
   hold(kForDurability);
-  virtual_host().journal().when_durable([weak = weak_from_this(), action = std::move(action)] {
-    auto self = weak.lock();
-    if (self == nullptr || self->state_ == State::kEnded) return;
-    if (self->state_ == State::kOpen) action();
-    self->release(kForDurability);
-  });
+  virtual_host().when_durable(ShardSet{1} << shard,
+                              [weak = weak_from_this(), action = std::move(action)] {
+                                auto self = weak.lock();
+                                if (self == nullptr || self->state_ == State::kEnded) return;
+                                if (self->state_ == State::kOpen) action();
+                                self->release(kForDurability);
+                              });
 }
 
 void Connection::body_failed(const Error& error) {
@@ -499,16 +500,22 @@ void Connection::body_failed(const Error& error) {
   fail(0, refuse(ReplyCode::kInternalError, "a message can not be read").error());
 }
 
-void Connection::throttle_publishing() { throttle(kUnwrittenMaxBytes); }
-void Connection::throttle_body() { throttle(kBodyUnwrittenMaxBytes); }
+void Connection::throttle_publishing(ShardSet shards) { throttle(shards, kUnwrittenMaxBytes); }
+void Connection::throttle_body() { throttle(virtual_host().here(), kBodyUnwrittenMaxBytes); }
 
-void Connection::throttle(size_t unwritten_max_bytes) {
-  if (virtual_host().journal().unwritten_bytes() <= unwritten_max_bytes) return;
+void Connection::throttle(ShardSet shards, size_t unwritten_max_bytes) {
+  auto shard = virtual_host().overloaded(shards, unwritten_max_bytes);
+  if (!shard) return;
   hold(kForStore);
-  virtual_host().journal().when_durable([weak = weak_from_this()] {
+  virtual_host().when_durable(ShardSet{1} << *shard, [weak = weak_from_this()] {
     auto self = weak.lock();
     if (self != nullptr && self->state_ != State::kEnded) self->release(kForStore);
   });
+}
+
+Channel* Connection::open_channel(uint16_t number) {
+  auto found = state_ == State::kOpen ? channels_.find(number) : channels_.end();
+  return found == channels_.end() || found->second->closing() ? nullptr : found->second.get();
 }
 
 void Connection::block_publishing() {

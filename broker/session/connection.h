@@ -64,15 +64,24 @@ class Connection : public std::enable_shared_from_this<Connection> {
     sent();
   }
 
-  // Nothing more is handled from this connection until all changes up to now are durable; then
-  // `action`, unless the connection is being closed by then. Until it has run, no channel changes.
-  void wait_until_durable(std::function<void()> action);
+  // Nothing more is handled from this connection until all changes up to now are durable on one
+  // shard; then `action`, unless the connection is being closed by then. Until it has run, no
+  // channel changes.
+  void wait_until_durable(unsigned shard, std::function<void()> action);
   // The client reads too slowly for more deliveries, or is being sent a large one.
   bool congested() const {
     return body_stream_->active() || stream_->unsent_bytes() > amqp::kOutputDeliverMaxBytes;
   }
-  // Called when something was published: holds the connection back where the store is behind.
-  void throttle_publishing();
+  // Nothing more is handled from this connection until another shard has answered.
+  void wait_for_shard() { hold(kForShard); }
+  void shard_answered() { release(kForShard); }
+  // Null where there is none, or it or the connection is being closed.
+  Channel* open_channel(uint16_t number);
+  // Closes the channel or the connection, as the error wants it.
+  void fail(uint16_t channel, const amqp::ProtocolError& error);
+  // Called when something was published: holds the connection back where one of the shards that it
+  // went to is behind with writing.
+  void throttle_publishing(ShardSet shards);
   // Called in the middle of a publish: holds the connection back where publishing is blocked.
   void block_publishing();
   // Publishing is no longer blocked.
@@ -85,7 +94,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
  private:
   enum class State { kProtocolHeader, kStarting, kTuning, kOpening, kOpen, kClosing, kEnded };
-  enum Hold : unsigned { kForDurability = 1, kForReader = 2, kForStore = 4, kForSpace = 8 };
+  enum Hold : unsigned {
+    kForDurability = 1,
+    kForReader = 2,
+    kForStore = 4,
+    kForSpace = 8,
+    kForShard = 16,
+  };
 
   size_t on_data(amqp::Bytes bytes);
   bool protocol_header(amqp::Bytes bytes, size_t& taken);
@@ -98,7 +113,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   amqp::Outcome<> on_channel_frame(const amqp::Frame& frame);
   amqp::Outcome<> on_channel_class(uint16_t number, uint32_t id, amqp::Reader& reader);
   void send_start();
-  void fail(uint16_t channel, const amqp::ProtocolError& error);
   void close_channel(Channel& channel, const amqp::ProtocolError& error);
   void end(std::string_view reason);
   // Where output for a channel goes: what is not the connection's own waits behind a large body.
@@ -107,7 +121,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
   void sent();
   void output_moved();
-  void throttle(size_t unwritten_max_bytes);
+  void throttle(ShardSet shards, size_t unwritten_max_bytes);
   void body_failed(const Error& error);
   bool too_much_unsent() const;
   void beat();

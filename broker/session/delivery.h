@@ -8,17 +8,21 @@
 #include <vector>
 
 #include "broker/queue/queue.h"
+#include "broker/session/remote_consumer.h"
 
 namespace sluice::broker {
 
 class Channel;
 
-// A basic.consume: pushes a queue's messages to its channel within the prefetch.
-class ChannelConsumer : public Consumer {
+// A basic.consume: pushes a queue's messages to its channel within the prefetch. Where the queue is
+// another shard's, a RemoteConsumer stands for it there, and sends here what is to be delivered.
+class ChannelConsumer : public Consumer, public std::enable_shared_from_this<ChannelConsumer> {
  public:
-  ChannelConsumer(Channel& channel, std::string tag, std::shared_ptr<Queue> queue, bool no_ack,
-                  uint16_t prefetch)
+  // `host` is the channel's shard's.
+  ChannelConsumer(Channel& channel, VirtualHost& host, std::string tag,
+                  std::shared_ptr<Queue> queue, bool no_ack, uint16_t prefetch)
       : channel_(channel),
+        host_(host),
         tag_(std::move(tag)),
         queue_(std::move(queue)),
         no_ack_(no_ack),
@@ -32,14 +36,49 @@ class ChannelConsumer : public Consumer {
   const std::shared_ptr<Queue>& queue() const { return queue_; }
   bool no_ack() const { return no_ack_; }
 
+  // Begins to consume; within a change where the queue is another shard's.
+  void begin(bool exclusive);
+  // It may be able to take again.
+  void ready();
+  // It takes nothing any more. What was sent here and not delivered goes back.
+  void stop();
+  // Ends it: an auto-delete queue may go with it.
+  void leave();
+  // What becomes of a delivered message that needs no acknowledgement.
+  void settle(Entry entry);
+  // A delivered message waits for its acknowledgement.
+  void delivered(Entry& entry);
+  // So many were acknowledged or given back.
+  void freed(uint32_t count);
+
+  // From the RemoteConsumer.
+  struct Arrived {
+    Entry entry;
+    bool on_disk;  // so the record may be dropped once it is delivered
+  };
+  void arrived(Arrived arrived);
+
   uint32_t unacked_count = 0;
 
  private:
-  Channel& channel_;
+  void deliver_arrived();
+  void report();
+  void report_soon();
+
+  Channel& channel_;  // while it is not gone
+  VirtualHost& host_;
   const std::string tag_;
   const std::shared_ptr<Queue> queue_;
   const bool no_ack_;
   const uint16_t prefetch_;
+
+  // Only where the queue is another shard's.
+  std::shared_ptr<RemoteConsumer> remote_;
+  std::deque<Arrived> arrived_;  // to be delivered
+  bool on_disk_ = false;         // of the one that is being delivered
+  bool gone_ = false;
+  bool reporting_ = false;
+  RemoteConsumer::Report report_;
 };
 
 // A delivery that waits for its acknowledgement. The consumer is null for basic.get.

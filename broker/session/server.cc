@@ -17,20 +17,16 @@ Server::Server(uv_loop_t* loop, VirtualHost& virtual_host, std::string node_name
 
 Server::~Server() = default;
 
-Expected<> Server::listen(const std::string& host, uint16_t port) {
-  auto listener = net::Listener::tcp(loop_, host, port, [this](uv_stream_t* handle) {
-    auto stream = net::Stream::accept(handle, flushes_);
-    if (!stream) {
-      spdlog::warn("amqp: accept: {}", stream.error().message);
-      return;
-    }
-    auto connection = std::make_shared<Connection>(*this, std::move(*stream));
-    connections_.insert(connection);
-    connection->start();
-  });
-  if (!listener) return std::unexpected(listener.error());
-  listener_ = std::move(*listener);
-  return {};
+void Server::adopt(int fd) {
+  auto stream = net::Stream::adopt_tcp(loop_, fd, flushes_);
+  if (!stream) {
+    spdlog::warn("amqp: accept: {}", stream.error().message);
+    return;
+  }
+  if (stopping_) return;
+  auto connection = std::make_shared<Connection>(*this, std::move(*stream));
+  connections_.insert(connection);
+  connection->start();
 }
 
 bool Server::authenticate(std::string_view user, std::string_view password,
@@ -45,7 +41,7 @@ void Server::ended(const std::shared_ptr<Connection>& connection) {
 }
 
 void Server::stop(std::function<void()> done) {
-  listener_.reset();
+  stopping_ = true;
   if (connections_.empty()) {
     done();
     return;

@@ -17,17 +17,16 @@ namespace sluice::broker {
 // What clients see as the server's version; some choose their behaviour by it (bunny, kombu).
 inline constexpr const char* kCompatibleVersion = "3.13.7";
 
-// The AMQP listener and its connections. On the shard's thread.
+// A shard's AMQP connections. On the shard's thread.
 class Server {
  public:
   Server(uv_loop_t* loop, VirtualHost& virtual_host, std::string node_name);
   ~Server();
 
-  Expected<> listen(const std::string& host, uint16_t port);
-  const std::string& host() const { return listener_->host(); }
-  uint16_t port() const { return listener_->port(); }
+  // Serves a connected socket, which it owns from now on.
+  void adopt(int fd);
 
-  // Closes the listener and all connections, with CONNECTION_FORCED; `done` when they have ended.
+  // Closes all connections, with CONNECTION_FORCED; `done` when they have ended.
   void stop(std::function<void()> done);
 
   // Connections that publish are told the reason and not read from, until it is taken back.
@@ -61,10 +60,10 @@ class Server {
   VirtualHost& virtual_host_;
   const std::string node_name_;
   net::FlushList flushes_;
-  std::unique_ptr<net::Listener> listener_;
   std::unordered_set<std::shared_ptr<Connection>> connections_;
   std::vector<std::shared_ptr<Connection>> ended_;  // until the turn is over
   std::vector<std::weak_ptr<Connection>> confirms_due_;
+  bool stopping_ = false;
   std::function<void()> stopped_;
   std::optional<std::string> publishing_blocked_;
 };

@@ -4,6 +4,7 @@
 #include <array>
 #include <iterator>
 #include <string>
+#include <unordered_set>
 
 #include <fmt/format.h>
 #include <pthread.h>
@@ -57,6 +58,11 @@ void Committer::commit(std::unique_ptr<Batch> batch, Store::Committed done) {
   {
     std::lock_guard lock(mutex_);
     CHECK(!stopping_);
+    if (!batch->ties.empty()) ++tied_count_;
+    for (const auto& tie : batch->ties) {
+      CHECK(tie->missing_ > 0);
+      --tie->missing_;
+    }
     waiting_.push_back({std::move(batch), std::move(done)});
   }
   wake_.notify_one();
@@ -92,7 +98,7 @@ void Committer::run() {
 bool Committer::take(std::vector<Job>& jobs) {
   std::unique_lock lock(mutex_);
   auto ready = [this] {
-    return !waiting_.empty() || stopping_ || released_ || (bodies_.has_work() && !failed_);
+    return has_job() || stopping_ || released_ || (bodies_.has_work() && !failed_);
   };
   if (sync_at_ && !wake_.wait_until(lock, *sync_at_, ready)) {
     lock.unlock();
@@ -107,6 +113,23 @@ bool Committer::take(std::vector<Job>& jobs) {
   wake_.wait(lock, ready);
   if (waiting_.empty() && stopping_) return false;
   released_ = false;
+  if (tied_count_ > 0) {
+    // What is tied must not be parted, so all that can go goes.
+    find_blocked();
+    std::deque<Job> blocked;
+    for (Job& job : waiting_) {
+      if (!job.blocked && !job.batch->ties.empty()) --tied_count_;
+      if (job.blocked) {
+        blocked.push_back(std::move(job));
+      } else {
+        jobs.push_back(std::move(job));
+      }
+    }
+    waiting_ = std::move(blocked);
+    // Nobody is left who could hand over what they wait for.
+    CHECK(!stopping_ || waiting_.empty());
+    return true;
+  }
   size_t bytes = 0;
   while (!waiting_.empty() && bytes < kMergeBytesMax) {
     bytes += size_of(*waiting_.front().batch);
@@ -114,6 +137,37 @@ bool Committer::take(std::vector<Job>& jobs) {
     waiting_.pop_front();
   }
   return true;
+}
+
+bool Committer::has_job() {
+  if (tied_count_ == 0) return !waiting_.empty();
+  find_blocked();
+  return std::ranges::any_of(waiting_, [](const Job& job) { return !job.blocked; });
+}
+
+// A batch has to wait while a party to one of its ties is missing or has to wait itself, and while
+// one before it from the same source has to.
+void Committer::find_blocked() {
+  for (Job& job : waiting_) {
+    job.blocked =
+        std::ranges::any_of(job.batch->ties, [](const auto& tie) { return tie->missing_ > 0; });
+  }
+  std::unordered_set<uint64_t> sources;
+  std::unordered_set<const Tie*> ties;
+  for (bool found = true; found;) {
+    found = false;
+    for (Job& job : waiting_) {
+      const Batch& batch = *job.batch;
+      if (!job.blocked && !sources.contains(batch.source) &&
+          std::ranges::none_of(batch.ties,
+                               [&](const auto& tie) { return ties.contains(tie.get()); })) {
+        continue;
+      }
+      job.blocked = true;
+      if (batch.source != 0) found |= sources.insert(batch.source).second;
+      for (const auto& tie : batch.ties) found |= ties.insert(tie.get()).second;
+    }
+  }
 }
 
 // Once nothing was written for a while: memory goes back, and a restart has no log to replay.

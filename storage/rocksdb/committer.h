@@ -53,6 +53,7 @@ class Committer {
   struct Job {
     std::unique_ptr<Batch> batch;
     Store::Committed done;
+    bool blocked = false;  // see find_blocked()
   };
 
   // What the committer remembers of a queue that it met.
@@ -63,6 +64,8 @@ class Committer {
 
   void run();
   bool take(std::vector<Job>& jobs);
+  bool has_job();
+  void find_blocked();
   void settle();
   void write(std::vector<Job>& jobs);
   void sync();
@@ -86,6 +89,7 @@ class Committer {
   std::mutex mutex_;  // guards what follows; the rest is the committer thread's
   std::condition_variable wake_;
   std::deque<Job> waiting_;
+  size_t tied_count_ = 0;  // of them with ties
   bool stopping_ = false;
   bool released_ = false;  // a body is not held any more
 

@@ -410,12 +410,18 @@ TEST_F(QueueTest, ConsumersTakeTurnsAndSkipWhoCanNot) {
 }
 
 TEST_F(QueueTest, ConfirmsAreDueWhenDurableAndUseMultiple) {
+  Mailroom mailroom;
+  mailroom.add([] {});
+  Courier courier(mailroom, 0);
+  Bodies bodies(store_, *journal_, &loop_);
+  Names names("/");
+  VirtualHost host(names, store_, *journal_, resident_, bodies, courier);
   std::vector<std::pair<uint64_t, bool>> acks;
   auto confirms = std::make_shared<Confirms>(
       [&](uint64_t tag, bool multiple) { acks.emplace_back(tag, multiple); }, nullptr);
   auto stored = [&] {
     publish("x");
-    confirms->published(*journal_);
+    confirms->published(host, host.here());
   };
   stored();
   stored();
