@@ -95,6 +95,18 @@ class Sluice(Peer):
         return output_of(self.server.binary(), "--version")
 
 
+class TwoShards(Sluiced):
+    def __init__(self):
+        super().__init__(["--shards", "2"])
+
+
+class SluiceTwoShards(Sluice):
+    """The same on two threads; measured only where it is asked for."""
+
+    name = "sluice-2-shards"
+    server_class = TwoShards
+
+
 class RabbitMqClassic(Peer):
     name = "rabbitmq-classic"
     server_class = RabbitMq
@@ -123,7 +135,9 @@ class JetStream(Peer):
         return output_of("/usr/sbin/nats-server", "--version").removeprefix("nats-server: ")
 
 
-PEERS = {peer.name: peer for peer in (Sluice, RabbitMqClassic, RabbitMqQuorum, JetStream)}
+PEERS = {peer.name: peer for peer in (Sluice, SluiceTwoShards, RabbitMqClassic, RabbitMqQuorum,
+                                      JetStream)}
+DEFAULT_PEERS = [name for name in PEERS if name != SluiceTwoShards.name]
 
 
 def output_of(*command):

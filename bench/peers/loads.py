@@ -31,6 +31,7 @@ class Case:
     window: int = 1000
     measures: tuple = ("publish", "drain", "end-to-end")
     quick: bool = False
+    apart: bool = False  # measured only where it is asked for
 
     def load_options(self):
         return ["--size", self.size, "--queues", self.queues, "--connections", self.connections,
@@ -47,6 +48,7 @@ CASES = (
     Case("16 KiB", size=16384),
     Case("100 queues", queues=100, quick=True),
     Case("50 connections", connections=50),
+    Case("100 queues, 50 connections", queues=100, connections=50, apart=True),
 )
 
 

@@ -6,8 +6,8 @@ A sample is a dict: round, case, broker, client, measure, and the figures of tha
 import statistics
 
 _TITLES = {"publish": "publish and confirm", "end-to-end": "end to end", "drain": "drain"}
-_SHORT = {"sluice": "sluice", "rabbitmq-classic": "classic", "rabbitmq-quorum": "quorum",
-          "jetstream": "jetstream"}
+_SHORT = {"sluice": "sluice", "sluice-2-shards": "2 shards", "rabbitmq-classic": "classic",
+          "rabbitmq-quorum": "quorum", "jetstream": "jetstream"}
 _PERCENTILES = ("p50", "p95", "p99", "p99.9")
 
 
