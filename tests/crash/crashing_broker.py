@@ -24,10 +24,15 @@ class CrashingBroker(harness.Sluiced):
     """`point` is CALL:NAME:HOW:COUNT for the next start, or None."""
 
     def __init__(self, arguments=(), data_dir=None):
-        # Functions have tests of their own; without an executor a start is faster.
-        super().__init__(["--executor", "/no/such/program", *arguments])
+        super().__init__()
+        self.set_arguments(arguments)
         self.point = None
         self._data_dir = data_dir
+
+    def set_arguments(self, arguments):
+        """For the next start."""
+        # Functions have tests of their own; without an executor a start is faster.
+        self._arguments = ["--executor", "/no/such/program", *arguments]
 
     @property
     def data_dir(self):
