@@ -6,6 +6,7 @@
 //          socket that holds a basic.ack (NAME is then ignored)
 //   HOW    before, after: SIGKILL there. half: of a write, behind half of its bytes.
 //          EIO, ENOSPC: this call and all later ones fail so. short: ENOSPC behind half the bytes.
+//          A confirm that is sent after such a failure is told on stderr.
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -71,15 +72,27 @@ static bool is_socket(int fd) {
   return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &length) == 0;
 }
 
+// The disk has failed by now.
+static bool failed(void) {
+  return point_count > 0 && (how("EIO") || how("ENOSPC") || how("short")) &&
+         __atomic_load_n(&calls_met, __ATOMIC_RELAXED) >= point_count;
+}
+
+static void watch(const struct iovec* parts, size_t count) {
+  if (failed() && holds_confirm(parts, count)) {
+    fprintf(stderr, "crash_at: a confirm after the failure\n");
+  }
+}
+
 #define REAL(name) (__extension__(__typeof__(&name)) dlsym(RTLD_NEXT, #name))
 
 // Runs a call that is met: kills before or after it, or answers with the error.
-#define AT_POINT(failed, call)                         \
+#define AT_POINT(otherwise, call)                      \
   do {                                                 \
     if (how("before")) die();                          \
     if (how("EIO") || how("ENOSPC") || how("short")) { \
       errno = how("EIO") ? EIO : ENOSPC;               \
-      return failed;                                   \
+      return otherwise;                                \
     }                                                  \
     __typeof__(call) result = call;                    \
     if (how("after")) die();                           \
@@ -89,6 +102,7 @@ static bool is_socket(int fd) {
 ssize_t write(int fd, const void* bytes, size_t count) {
   struct iovec part = {(void*)bytes, count};
   bool file = is_call("write") && names_file(fd);
+  if (is_socket(fd)) watch(&part, 1);
   bool confirm = is_call("confirm") && is_socket(fd) && holds_confirm(&part, 1);
   if ((!file && !confirm) || !met()) return REAL(write)(fd, bytes, count);
   if (file && (how("half") || how("short"))) {
@@ -100,6 +114,7 @@ ssize_t write(int fd, const void* bytes, size_t count) {
 }
 
 ssize_t writev(int fd, const struct iovec* parts, int count) {
+  if (is_socket(fd)) watch(parts, (size_t)count);
   if (!is_call("confirm") || !is_socket(fd) || !holds_confirm(parts, (size_t)count) || !met()) {
     return REAL(writev)(fd, parts, count);
   }
@@ -107,6 +122,7 @@ ssize_t writev(int fd, const struct iovec* parts, int count) {
 }
 
 ssize_t sendmsg(int fd, const struct msghdr* message, int flags) {
+  watch(message->msg_iov, message->msg_iovlen);
   if (!is_call("confirm") || !holds_confirm(message->msg_iov, message->msg_iovlen) || !met()) {
     return REAL(sendmsg)(fd, message, flags);
   }

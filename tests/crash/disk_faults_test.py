@@ -17,7 +17,7 @@ class DiskFaults(unittest.TestCase):
     def setUp(self):
         self.rng = random.Random(seed_from_environment())
 
-    def fail_at(self, point):
+    def fail_at(self, point, window=20):
         broker, ledger = CrashingBroker(), Ledger()
         self.addCleanup(broker.discard)
         broker.start()
@@ -28,7 +28,7 @@ class DiskFaults(unittest.TestCase):
         try:
             broker.start()
             publisher = ConfirmedPublisher(broker.parameters(), "work", "p", self.rng.getrandbits(32),
-                                           window=20)
+                                           window=window)
             publisher.start()
         except AssertionError as error:
             self.assertIn("ended with status 1 ", str(error))  # the fault lay in the start
@@ -39,6 +39,9 @@ class DiskFaults(unittest.TestCase):
             self.assertEqual(broker.exit_status(), EXIT_IO)
             publisher.join(30)
             ledger.published(publisher)
+        if window == 1:
+            # What was synced before is confirmed before the next is published.
+            self.assertNotIn("a confirm after the failure", broker.output())
         broker.kill()  # what is left of it
         broker.point = None
         broker.start()
@@ -50,6 +53,8 @@ class DiskFaults(unittest.TestCase):
             for count in (1, 2, 3, 4, self.rng.randint(5, 100)):
                 with self.subTest(point=f"{call}:{how}:{count}"):
                     self.fail_at(f"{call}:{how}:{count}")
+            with self.subTest(point=f"{call}:{how}, window 1"):
+                self.fail_at(f"{call}:{how}:{self.rng.randint(5, 100)}", window=1)
 
     def test_writes_to_the_log(self):
         self.fail_at_each("write:.log", ("EIO", "ENOSPC", "short"))
