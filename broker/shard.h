@@ -39,6 +39,7 @@ class Shard {
   Bodies bodies_;
   VirtualHost virtual_host_;
   Server server_;
+  net::Timer mail_timer_;
   net::TurnEnd turn_end_;
 };
 

@@ -48,7 +48,7 @@ CASES = (
     Case("16 KiB", size=16384),
     Case("100 queues", queues=100, quick=True),
     Case("50 connections", connections=50),
-    Case("100 queues, 50 connections", queues=100, connections=50, apart=True),
+    Case("100 queues and 50 connections", queues=100, connections=50, apart=True),
 )
 
 

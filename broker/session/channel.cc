@@ -597,7 +597,11 @@ void Channel::apply(std::vector<Unacked> unacked, Verdict verdict) {
       host().apply(queue, std::move(unacked[i].entry), verdict);
       continue;
     }
-    // Those that follow each other go in one piece.
+    if (verdict == Verdict::kSettle && unacked[i].consumer != nullptr) {
+      unacked[i].consumer->settle(std::move(unacked[i].entry));
+      continue;
+    }
+    // Those of a queue that follow each other go in one piece.
     std::vector<Entry> entries;
     size_t end = i;
     for (; end < unacked.size() && unacked[end].queue == queue; ++end) {

@@ -44,7 +44,7 @@ void ChannelConsumer::settle(Entry entry) {
   if (remote_ == nullptr) {
     queue_->settle(entry);
   } else {
-    report_.settled.push_back(std::move(entry));
+    report().settled.push_back(std::move(entry));
   }
 }
 
@@ -60,8 +60,8 @@ void ChannelConsumer::freed(uint32_t count) {
   unacked_count -= count;
   if (gone_) return;
   if (remote_ != nullptr) {
-    report_.freed += count;
-    report();
+    report().freed += count;
+    report_if_due();
   }
   ready();
 }
@@ -79,29 +79,35 @@ void ChannelConsumer::deliver_arrived() {
   while (!arrived_.empty() && can_take()) {
     Arrived next = std::move(arrived_.front());
     arrived_.pop_front();
-    ++report_.delivered;
-    report_.delivered_bytes += next.entry.record_bytes;
+    auto& sum = report();
+    ++sum.delivered;
+    sum.delivered_bytes += next.entry.record_bytes;
     on_disk_ = next.on_disk;
     channel_.deliver(*this, std::move(next.entry));
-    report_soon();
+    report_if_due();
   }
 }
 
-// At the next turn: what is delivered in this one is told in one piece.
-void ChannelConsumer::report_soon() {
-  if (std::exchange(reporting_, true)) return;
-  host_.courier().send(host_.courier().here(), [self = shared_from_this()] {
-    self->reporting_ = false;
-    self->report();
-  });
+// What the queue's shard will be told next.
+RemoteConsumer::Report& ChannelConsumer::report() {
+  Courier& courier = host_.courier();
+  if (report_ == nullptr || report_flush_ != courier.flush_number()) {
+    report_ = std::make_shared<RemoteConsumer::Report>();
+    report_flush_ = courier.flush_number();
+    courier.send_later(queue_->shard, [remote = remote_, report = report_] {
+      remote->reported(std::move(*report));
+    });
+  }
+  return *report_;
 }
 
-void ChannelConsumer::report() {
-  if (report_.delivered == 0 && report_.freed == 0) return;
-  host_.courier().send(queue_->shard,
-                       [remote = remote_, report = std::exchange(report_, {})]() mutable {
-                         remote->reported(std::move(report));
-                       });
+// There is no hurry while the queue has leave to send more.
+void ChannelConsumer::report_if_due() {
+  const auto& sum = report();
+  if (RemoteConsumer::much_under_way(sum.delivered, sum.delivered_bytes) ||
+      (prefetch_ > 0 && sum.freed * 2 >= prefetch_)) {
+    host_.courier().hurry(queue_->shard);
+  }
 }
 
 void ChannelConsumer::stop() {
@@ -111,7 +117,6 @@ void ChannelConsumer::stop() {
     return;
   }
   host_.courier().send(queue_->shard, [remote = remote_] { remote->leave(); });
-  report();
   std::vector<Entry> unseen;
   for (Arrived& arrived : std::exchange(arrived_, {})) unseen.push_back(std::move(arrived.entry));
   if (!unseen.empty()) host_.apply(queue_, std::move(unseen), Verdict::kGiveBack);

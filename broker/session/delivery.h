@@ -44,11 +44,11 @@ class ChannelConsumer : public Consumer, public std::enable_shared_from_this<Cha
   void stop();
   // Ends it: an auto-delete queue may go with it.
   void leave();
-  // What becomes of a delivered message that needs no acknowledgement.
+  // A delivered message is done with.
   void settle(Entry entry);
   // A delivered message waits for its acknowledgement.
   void delivered(Entry& entry);
-  // So many were acknowledged or given back.
+  // So many do not any more.
   void freed(uint32_t count);
 
   // From the RemoteConsumer.
@@ -62,8 +62,8 @@ class ChannelConsumer : public Consumer, public std::enable_shared_from_this<Cha
 
  private:
   void deliver_arrived();
-  void report();
-  void report_soon();
+  RemoteConsumer::Report& report();
+  void report_if_due();
 
   Channel& channel_;  // while it is not gone
   VirtualHost& host_;
@@ -77,8 +77,9 @@ class ChannelConsumer : public Consumer, public std::enable_shared_from_this<Cha
   std::deque<Arrived> arrived_;  // to be delivered
   bool on_disk_ = false;         // of the one that is being delivered
   bool gone_ = false;
-  bool reporting_ = false;
-  RemoteConsumer::Report report_;
+  // Under way to the queue's shard, but still here while the courier's flush number is this.
+  std::shared_ptr<RemoteConsumer::Report> report_;
+  uint64_t report_flush_ = 0;
 };
 
 // A delivery that waits for its acknowledgement. The consumer is null for basic.get.

@@ -17,6 +17,10 @@ bool RemoteConsumer::can_take() const {
          under_way_bytes_ < kUnderWayBytesMax;
 }
 
+bool RemoteConsumer::much_under_way(size_t count, size_t bytes) {
+  return count >= kUnderWayMax / 4 || bytes >= kUnderWayBytesMax / 4;
+}
+
 void RemoteConsumer::take(Queue&, Entry entry) {
   ++unacked_count_;
   ++under_way_;

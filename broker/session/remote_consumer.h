@@ -34,9 +34,11 @@ class RemoteConsumer : public Consumer, public std::enable_shared_from_this<Remo
     size_t delivered = 0;        // messages that are with the client
     size_t delivered_bytes = 0;  // their records'
     uint32_t freed = 0;          // of the prefetch
-    std::vector<Entry> settled;  // needed no acknowledgement
+    std::vector<Entry> settled;  // messages that are done with
   };
   void reported(Report report);
+  // A good part of what may be under way to one consumer.
+  static bool much_under_way(size_t count, size_t bytes);
   // The consumer is no more.
   void leave();
 

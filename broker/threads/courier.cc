@@ -2,6 +2,13 @@
 
 namespace sluice::broker {
 
+namespace {
+
+// Mail that may wait does so until there are so many.
+constexpr size_t kMailMax = 64;
+
+}  // namespace
+
 unsigned Mailroom::add(std::function<void()> wake) {
   standstill_.join(wake);
   boxes_.push_back(std::make_unique<Box>());
@@ -61,18 +68,30 @@ Courier::Courier(Mailroom& mailroom, unsigned here)
     : mailroom_(mailroom), here_(here), out_(mailroom.shard_count()) {}
 
 Courier::Change::Change(Courier& courier)
-    : guard_((courier.flush(), courier.mailroom_.standstill())) {
+    : guard_((courier.flush_all(), courier.mailroom_.standstill())) {
   if (guard_.outermost()) courier.mailroom_.work_for_others(courier.here_);
 }
 
-void Courier::flush() {
-  bool sent = false;
+bool Courier::flush() {
+  bool left = false, stays = false;
   for (unsigned shard = 0; shard < out_.size(); ++shard) {
-    if (out_[shard].empty()) continue;
-    mailroom_.post(shard, out_[shard]);
-    sent = true;
+    Out& out = out_[shard];
+    if (out.mail.empty()) continue;
+    if (!out.due && out.mail.size() < kMailMax) {
+      stays = true;
+      continue;
+    }
+    out.due = false;
+    mailroom_.post(shard, out.mail);
+    left = true;
   }
-  if (sent) ++flush_number_;
+  if (left) ++flush_number_;
+  return stays;
+}
+
+void Courier::flush_all() {
+  for (Out& out : out_) out.due = true;
+  flush();
 }
 
 }  // namespace sluice::broker

@@ -54,7 +54,8 @@ class Mailroom {
 };
 
 // A shard's way to the others. What one turn of its loop sends to a shard arrives in one piece at
-// the end of the turn, and is done there within one turn. On the shard's thread.
+// the end of the turn, and is done there within one turn. Each arrival wakes a thread, which costs
+// more than most mail. On the shard's thread.
 class Courier {
  public:
   explicit Courier(Mailroom& mailroom, unsigned here);
@@ -64,11 +65,20 @@ class Courier {
   Mailroom& mailroom() { return mailroom_; }
 
   // To be done on another shard's thread after what was sent there before.
-  void send(unsigned shard, Mail mail) { out_[shard].push_back(std::move(mail)); }
-  // Changes with each flush: mail of one number arrives in one piece.
+  void send(unsigned shard, Mail mail) {
+    out_[shard].mail.push_back(std::move(mail));
+    hurry(shard);
+  }
+  // The same for what nobody waits for: it may stay here until something else goes there, there is
+  // much of it, or flush_all() is called.
+  void send_later(unsigned shard, Mail mail) { out_[shard].mail.push_back(std::move(mail)); }
+  void hurry(unsigned shard) { out_[shard].due = true; }
+  // Changes when something leaves: until then what was sent is still here, and what is sent with
+  // send() arrives in one piece.
   uint64_t flush_number() const { return flush_number_; }
-  // At the end of each turn.
-  void flush();
+  // At the end of each turn. True where something stays.
+  bool flush();
+  void flush_all();
 
   // Others stand still while it lives, and have done what this shard has sent them. See Standstill.
   class [[nodiscard]] Change {
@@ -83,7 +93,11 @@ class Courier {
  private:
   Mailroom& mailroom_;
   const unsigned here_;
-  std::vector<std::vector<Mail>> out_;
+  struct Out {
+    std::vector<Mail> mail;
+    bool due = false;
+  };
+  std::vector<Out> out_;
   uint64_t flush_number_ = 1;
 };
 
