@@ -13,10 +13,10 @@ Queue::Queue(Journal& journal, ResidentSet& resident, storage::QueueId id, Queue
         pump();
       })) {}
 
-bool Queue::publish(storage::RecordPtr record, bool persistent) {
-  bool stored = backlog_->push(std::move(record), persistent);
+Accepted Queue::publish(storage::RecordPtr record, Placing placing) {
+  bool stored = backlog_->push(std::move(record), placing.persistent);
   pump();
-  return stored;
+  return stored ? Accepted::kStored : Accepted::kInRam;
 }
 
 Entry Queue::take_out() {

@@ -11,6 +11,7 @@
 #include "broker/amqp/table.h"
 #include "broker/queue/backlog.h"
 #include "broker/queue/journal.h"
+#include "broker/queue/policy.h"
 #include "broker/queue/resident_set.h"
 #include "storage/store.h"
 
@@ -40,6 +41,7 @@ struct QueueSettings {
   bool exclusive = false;
   bool auto_delete = false;
   amqp::Table arguments;
+  QueuePolicy policy;  // as declared
 };
 
 // A queue: its messages (broker/queue/backlog.h), how many of them are out, and its consumers. An
@@ -59,9 +61,10 @@ class Queue : public std::enable_shared_from_this<Queue> {
   // Set by routing to deliver a message once, however many bindings match.
   uint64_t route_mark = 0;
 
-  // Appends a message. `persistent` ones are written if the queue stores any; true where that is
-  // so.
-  bool publish(storage::RecordPtr record, bool persistent);
+  // Where messages go that die in this queue; without, they are settled.
+  void when_dead(DeadLetter dead_letter) { dead_letter_ = std::move(dead_letter); }
+
+  Accepted publish(storage::RecordPtr record, Placing placing);
   // Takes the oldest ready message; where it is not in RAM this reads it, blocking the shard.
   std::optional<Entry> take();
 
@@ -106,6 +109,7 @@ class Queue : public std::enable_shared_from_this<Queue> {
 
   const QueueSettings settings_;
   const std::shared_ptr<Backlog> backlog_;
+  DeadLetter dead_letter_;
   size_t unacked_count_ = 0;
 
   std::unordered_set<Consumer*> consumers_;

@@ -329,7 +329,11 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
   bool persistent = amqp::is_persistent(publication.properties);
   // A consumer that takes the message at once may publish in turn, and so use routed_ again.
   auto queues = std::move(routed_);
-  for (Queue* queue : queues) result.stored |= queue->publish(record, persistent);
+  for (Queue* queue : queues) {
+    Accepted accepted = queue->publish(record, {.persistent = persistent});
+    result.stored |= accepted == Accepted::kStored;
+    result.refused |= accepted == Accepted::kRefused;
+  }
   routed_ = std::move(queues);
   return result;
 }

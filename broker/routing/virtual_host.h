@@ -29,7 +29,8 @@ struct Publication {
 
 struct Published {
   size_t queue_count = 0;
-  bool stored = false;  // in at least one queue that will write it
+  bool stored = false;   // in at least one queue that will write it
+  bool refused = false;  // by at least one queue that is full
 };
 
 // The names: exchanges, queues and bindings, and what follows from them, publishing. Durable ones

@@ -26,7 +26,7 @@ class QueueTest : public testing::Test {
   }
 
   void publish(const std::string& text, bool persistent = true) {
-    queue_->publish(record(text), persistent);
+    queue_->publish(record(text), {.persistent = persistent});
   }
   // The end of a turn in which somebody waits for what was changed.
   void turn_end() {
