@@ -156,7 +156,7 @@ class Process {
   int close() {
     std::vector<storage::Store::Delivered> delivered;
     for (const auto& [name, queue] : shard_->virtual_host().queues()) {
-      if (queue->durable()) delivered.push_back({queue->id(), queue->delivered_below()});
+      if (queue->durable()) queue->collect_delivered(delivered);
     }
     if (auto closed = store_->close(delivered); !closed) {
       spdlog::critical("{}", closed.error().message);

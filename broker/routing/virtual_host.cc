@@ -6,6 +6,7 @@
 #include <random>
 
 #include "base/check.h"
+#include "broker/routing/dead_letter.h"
 #include "broker/routing/queue_arguments.h"
 
 namespace sluice::broker {
@@ -184,7 +185,8 @@ amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings se
     return std::unexpected(checked.error());
   }
   bool exclusive = settings.exclusive;
-  auto queue = std::make_shared<Queue>(journal_, resident_, new_queue_id(), std::move(settings));
+  auto queue =
+      make_queue(new_queue_id(size_t{settings.policy.priority_max} + 1), std::move(settings));
   if (exclusive) queue->owner = connection;
   save(*queue);
   queues_.emplace(queue->name(), queue);
@@ -192,13 +194,23 @@ amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings se
   return Declared{queue, true};
 }
 
-storage::QueueId VirtualHost::new_queue_id() {
+std::shared_ptr<Queue> VirtualHost::make_queue(storage::QueueId id, QueueSettings settings) {
+  auto queue = std::make_shared<Queue>(journal_, resident_, id, std::move(settings));
+  queue->when_dead([this](const std::shared_ptr<Queue>& of, Entry entry, DeathReason reason) {
+    dead_letter({of, std::move(entry), reason});
+  });
+  return queue;
+}
+
+// The first of `count` ids in a row.
+storage::QueueId VirtualHost::new_queue_id(size_t count) {
   // Time keeps ids of queues that were deleted before the last start from coming again.
   auto now = std::chrono::system_clock::now().time_since_epoch();
   auto now_us = static_cast<storage::QueueId>(
       std::chrono::duration_cast<std::chrono::microseconds>(now).count());
-  last_queue_id_ = std::max(last_queue_id_ + 1, now_us);
-  return last_queue_id_;
+  storage::QueueId first = std::max(last_queue_id_ + 1, now_us);
+  last_queue_id_ = first + count - 1;
+  return first;
 }
 
 amqp::Outcome<size_t> VirtualHost::delete_queue(std::string_view name, bool if_unused,
@@ -310,7 +322,11 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
       routed_.push_back(queue);
     });
   }
-  Published result{routed_.size(), false};
+  if (publication.died != nullptr) {
+    counters_.dead_letter_cycles += std::erase_if(
+        routed_, [&](Queue* queue) { return comes_back(*publication.died, queue->name()); });
+  }
+  Published result{.queue_count = routed_.size()};
   if (routed_.empty()) return result;
   auto now = std::chrono::system_clock::now().time_since_epoch();
   storage::Record::Parts parts{
@@ -319,20 +335,22 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication) {
       .properties = publication.properties,
       .body = publication.body,
       .published_at_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
-      .external = publication.external};
+      .external = publication.external,
+      .group = publication.group};
   if (parts.body.size() > storage::kInlineBodyBytesMax) {
     BodyWriter writer = bodies_.writer(parts.body.size());
     writer.add(std::exchange(parts.body, {}));
     parts.external = writer.finish();
   }
   auto record = storage::Record::make(parts);
-  bool persistent = amqp::is_persistent(publication.properties);
+  Placing placing{.persistent = amqp::is_persistent(publication.properties),
+                  .priority = publication.priority};
   // A consumer that takes the message at once may publish in turn, and so use routed_ again.
   auto queues = std::move(routed_);
   for (Queue* queue : queues) {
-    Accepted accepted = queue->publish(record, {.persistent = persistent});
+    Accepted accepted = queue->publish(record, placing);
     result.stored |= accepted == Accepted::kStored;
-    result.refused |= accepted == Accepted::kRefused;
+    if (accepted == Accepted::kRefused) ++result.refused_count;
   }
   routed_ = std::move(queues);
   return result;

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,12 +27,18 @@ struct Publication {
   amqp::Bytes properties;     // as on the wire; well-formed
   amqp::Bytes body;           // made an external one where it is large
   storage::BodyPtr external;  // instead of `body`
+  uint64_t group = 0;         // storage::Record::group()
+  uint8_t priority = 0;
+  // Of a message that died, its headers: it is kept from queues that it would come back to in a
+  // cycle (dead_letter.h).
+  const amqp::Table* died = nullptr;
 };
 
 struct Published {
   size_t queue_count = 0;
-  bool stored = false;   // in at least one queue that will write it
-  bool refused = false;  // by at least one queue that is full
+  bool stored = false;       // in at least one queue that will write it
+  size_t refused_count = 0;  // of the queues, those that are full
+  size_t taken_count() const { return queue_count - refused_count; }
 };
 
 // The names: exchanges, queues and bindings, and what follows from them, publishing. Durable ones
@@ -87,9 +95,9 @@ class VirtualHost {
   // Routes and enqueues. kNotFound where the exchange does not exist.
   amqp::Outcome<Published> publish(const Publication& publication);
 
-  // Ends a message that was taken out of `queue`: to the queue's dead-letter exchange where it has
-  // one, else it is discarded and counted. Its settling and the publishing commit together.
-  void reject(Queue& queue, Entry entry);
+  // Ends a message that was taken out of `queue`, see dead_letter().
+  void reject(Queue& queue, Entry entry) { queue.die(std::move(entry), DeathReason::kRejected); }
+
   const std::map<std::string, std::shared_ptr<Queue>, std::less<>>& queues() const {
     return queues_;
   }
@@ -109,9 +117,23 @@ class VirtualHost {
   void forget(const Exchange& exchange, const Binding& binding);
   Expected<> recover_exchanges(storage::Store& store);
   Expected<> recover_queues(storage::Store& store);
-  Expected<> drop_unknown_queues(storage::Store& store);
+  void drop_unknown_queues(std::span<const storage::QueueId> stored);
   Expected<> recover_bindings(storage::Store& store);
-  storage::QueueId new_queue_id();
+  storage::QueueId new_queue_id(size_t count);
+  std::shared_ptr<Queue> make_queue(storage::QueueId id, QueueSettings settings);
+
+  // A message that died in `queue` goes to the queue's dead-letter exchange where it has one, else
+  // it is discarded; either way it is counted. Its settling and the publishing commit together. One
+  // death may bring about others, in any number: they are gone through in this turn or in later
+  // ones.
+  struct Death {
+    std::shared_ptr<Queue> queue;
+    Entry entry;
+    DeathReason reason;
+  };
+  void dead_letter(Death death);
+  void go_through_deaths();
+  bool publish_dead(Death& death);
 
   Journal& journal_;
   ResidentSet& resident_;
@@ -124,6 +146,8 @@ class VirtualHost {
   std::function<void(const std::shared_ptr<Queue>&)> queue_created_;
   uint64_t route_ = 0;
   std::vector<Queue*> routed_;
+  std::deque<Death> deaths_;
+  bool going_through_deaths_ = false;  // or will in a later turn
 };
 
 }  // namespace sluice::broker

@@ -86,7 +86,8 @@ void VirtualHost::save(const Queue& queue) {
   auto arguments = add_table(builder, queue.settings().arguments);
   auto name = builder.CreateString(queue.name());
   builder.Finish(schema::CreateQueueRecord(builder, name, queue.id(), arguments,
-                                           queue.settings().auto_delete));
+                                           queue.settings().auto_delete,
+                                           static_cast<uint16_t>(queue.policy().priority_max + 1)));
   journal_.changes().definitions.push_back({CatalogKind::kQueue, queue.name(), finished(builder)});
 }
 
@@ -152,6 +153,8 @@ Expected<> VirtualHost::recover_exchanges(storage::Store& store) {
 Expected<> VirtualHost::recover_queues(storage::Store& store) {
   auto entries = store.catalog(CatalogKind::kQueue);
   if (!entries) return std::unexpected(entries.error());
+  auto stored = store.queues();
+  if (!stored) return std::unexpected(stored.error());
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::QueueRecord>(entry);
     if (!record) return std::unexpected(record.error());
@@ -160,29 +163,37 @@ Expected<> VirtualHost::recover_queues(storage::Store& store) {
     if ((*record)->id() == 0) {
       return fail(Code::kCorrupt, "queue '" + entry.key + "' is stored without an id");
     }
+    size_t id_count = (*record)->id_count();
+    if (id_count == 0 || id_count > 256) {
+      return fail(Code::kCorrupt,
+                  "queue '" + entry.key + "' is stored with " + std::to_string(id_count) + " ids");
+    }
     QueueSettings settings{.name = (*record)->name()->str(),
                            .durable = true,
                            .auto_delete = (*record)->auto_delete(),
                            .arguments = std::move(*arguments)};
-    last_queue_id_ = std::max(last_queue_id_, (*record)->id());
-    auto queue = std::make_shared<Queue>(journal_, resident_, (*record)->id(), std::move(settings));
-    if (auto done = queue->recover(store); !done) return done;
+    settings.policy.priority_max = static_cast<uint8_t>(id_count - 1);
+    last_queue_id_ = std::max(last_queue_id_, (*record)->id() + id_count - 1);
+    auto queue = make_queue((*record)->id(), std::move(settings));
+    if (auto done = queue->recover(store, *stored); !done) return done;
     queues_.emplace(queue->name(), queue);
   }
-  return drop_unknown_queues(store);
+  drop_unknown_queues(*stored);
+  return {};
 }
 
 // Queues that do not outlive a restart leave behind what did not fit RAM.
-Expected<> VirtualHost::drop_unknown_queues(storage::Store& store) {
-  auto stored = store.queues();
-  if (!stored) return std::unexpected(stored.error());
+void VirtualHost::drop_unknown_queues(std::span<const storage::QueueId> stored) {
   std::unordered_set<storage::QueueId> known;
-  for (const auto& [name, queue] : queues_) known.insert(queue->id());
-  for (storage::QueueId id : *stored) {
+  for (const auto& [name, queue] : queues_) {
+    for (size_t level = 0; level <= queue->policy().priority_max; ++level) {
+      known.insert(queue->id() + level);
+    }
+  }
+  for (storage::QueueId id : stored) {
     last_queue_id_ = std::max(last_queue_id_, id);
     if (!known.contains(id)) journal_.drop(id);
   }
-  return {};
 }
 
 Expected<> VirtualHost::recover_bindings(storage::Store& store) {
