@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
+
+#include "broker/queue/policy.h"
 
 namespace sluice::broker {
 
@@ -14,7 +17,11 @@ struct Counters {
   uint64_t returned_unroutable = 0;
   uint64_t dropped_unroutable = 0;
   uint64_t dead_lettered = 0;
-  uint64_t discarded = 0;  // rejected without requeue where no dead-letter exchange is set
+  uint64_t discarded = 0;  // dead where no dead-letter exchange is set, or it leads nowhere
+  // Dead messages that were not put into a queue again in which they had died without being
+  // rejected since.
+  uint64_t dead_letter_cycles = 0;
+  std::array<uint64_t, kDeathReasonCount> dead = {};  // by DeathReason
 
   Counters& operator+=(const Counters& other) {
     published += other.published;
@@ -26,6 +33,8 @@ struct Counters {
     dropped_unroutable += other.dropped_unroutable;
     dead_lettered += other.dead_lettered;
     discarded += other.discarded;
+    dead_letter_cycles += other.dead_letter_cycles;
+    for (size_t i = 0; i < dead.size(); ++i) dead[i] += other.dead[i];
     return *this;
   }
 };

@@ -161,7 +161,7 @@ class Process {
     shards_->join();
     std::vector<storage::Store::Delivered> delivered;
     for (const auto& [name, queue] : shards_->first().virtual_host().queues()) {
-      if (queue->durable()) delivered.push_back({queue->id(), queue->delivered_below()});
+      if (queue->durable()) queue->collect_delivered(delivered);
     }
     if (auto closed = store_->close(delivered); !closed) {
       spdlog::critical("{}", closed.error().message);

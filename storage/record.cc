@@ -7,6 +7,15 @@
 namespace sluice::storage {
 
 namespace {
+
+Expected<const schema::Message*> verified(std::span<const uint8_t> bytes) {
+  flatbuffers::Verifier verifier(bytes.data(), bytes.size());
+  if (!schema::VerifyMessageBuffer(verifier)) {
+    return fail(Code::kCorrupt, "a stored message fails the FlatBuffers verifier");
+  }
+  return schema::GetMessage(bytes.data());
+}
+
 // Room for the table, its vtable and the vectors' length fields, so that the builder allocates
 // once.
 constexpr size_t kTableBytes = 128;
@@ -20,9 +29,10 @@ RecordPtr Record::make(const Parts& parts) {
   auto properties = builder.CreateVector(parts.properties.data(), parts.properties.size());
   auto routing_key = builder.CreateString(parts.routing_key.data(), parts.routing_key.size());
   auto exchange = builder.CreateString(parts.exchange.data(), parts.exchange.size());
-  builder.Finish(schema::CreateMessage(
-      builder, exchange, routing_key, properties, body, parts.published_at_ms,
-      parts.external ? parts.external->id() : 0, parts.external ? parts.external->bytes() : 0));
+  builder.Finish(schema::CreateMessage(builder, exchange, routing_key, properties, body,
+                                       parts.published_at_ms,
+                                       parts.external ? parts.external->id() : 0,
+                                       parts.external ? parts.external->bytes() : 0, parts.group));
   return std::make_shared<const Record>(builder.Release(), parts.external);
 }
 
@@ -31,14 +41,19 @@ Expected<RecordPtr> Record::from_bytes(std::span<const uint8_t> bytes, HeldBodie
   uint8_t* copy = allocator.allocate(bytes.size());
   if (!bytes.empty()) std::memcpy(copy, bytes.data(), bytes.size());
   flatbuffers::DetachedBuffer buffer(nullptr, false, copy, bytes.size(), copy, bytes.size());
-  flatbuffers::Verifier verifier(buffer.data(), buffer.size());
-  if (!schema::VerifyMessageBuffer(verifier)) {
-    return fail(Code::kCorrupt, "a stored message fails the FlatBuffers verifier");
-  }
-  const schema::Message& message = *schema::GetMessage(buffer.data());
+  auto checked = verified({buffer.data(), buffer.size()});
+  if (!checked) return std::unexpected(checked.error());
+  const schema::Message& message = **checked;
   BodyPtr external;
   if (message.body_id() != 0) external = held.hold(message.body_id(), message.body_bytes());
   return std::make_shared<const Record>(std::move(buffer), std::move(external));
+}
+
+Expected<uint64_t> Record::body_bytes_of(std::span<const uint8_t> bytes) {
+  auto message = verified(bytes);
+  if (!message) return std::unexpected(message.error());
+  if ((*message)->body_id() != 0) return (*message)->body_bytes();
+  return (*message)->body() != nullptr ? (*message)->body()->size() : 0;
 }
 
 }  // namespace sluice::storage

@@ -26,7 +26,8 @@ class Record {
     std::span<const uint8_t> properties;
     std::span<const uint8_t> body;
     int64_t published_at_ms = 0;
-    BodyPtr external;  // instead of `body`
+    BodyPtr external;    // instead of `body`
+    uint64_t group = 0;  // see group()
   };
 
   static std::shared_ptr<const Record> make(const Parts& parts);
@@ -46,6 +47,11 @@ class Record {
   const BodyPtr& external() const { return external_; }
   uint64_t body_bytes() const { return external_ ? external_->bytes() : body().size(); }
   int64_t published_at_ms() const { return message().published_at_ms(); }
+  // Which messages have to keep their order; 0: of no group.
+  uint64_t group() const { return message().group(); }
+
+  // body_bytes() of a record that was read from disk. kCorrupt as from_bytes().
+  static Expected<uint64_t> body_bytes_of(std::span<const uint8_t> bytes);
 
   // What all records of the process take, their bookkeeping included.
   static size_t resident_bytes() { return resident_bytes_.load(std::memory_order_relaxed); }

@@ -55,7 +55,8 @@ class Batch {
   struct Append {
     QueueId queue;
     Sequence sequence;
-    RecordPtr record;  // null: cancelled (acknowledged before it was written), skip it
+    RecordPtr record;       // null: cancelled (acknowledged before it was written), skip it
+    uint32_t attempts = 0;  // as Attempts below says it
   };
   // Where a queue stands once the batch is applied: every message below `watermark` is consumed,
   // and so are `purged`, ranges above it. The last one of a queue counts. `below`, `count` and
@@ -67,15 +68,16 @@ class Batch {
     Sequence watermark;
     Sequence below = 0;
     uint64_t count = 0;
-    uint64_t bytes = 0;  // of records
+    uint64_t bytes = 0;  // of bodies
     std::vector<SequenceRange> purged;
   };
   // One message at or above the watermark is consumed.
   struct Remove {
     QueueId queue;
     Sequence sequence;
+    uint64_t group = 0;  // the record's
   };
-  // How often a message was tried by a subscription; goes with the message.
+  // How often a message was handed out and came back; goes with the message.
   struct Attempts {
     QueueId queue;
     Sequence sequence;
@@ -129,7 +131,7 @@ struct QueuePosition {
   Sequence watermark = 1;             // lowest sequence that may still be there
   Sequence next = 1;                  // the first sequence that was never stored
   uint64_t count = 0;                 // messages that are there
-  uint64_t bytes = 0;                 // their records'
+  uint64_t bytes = 0;                 // of their bodies
   std::vector<SequenceRange> purged;  // above the watermark: consumed as well
   // Messages below this one may have been delivered before. Exact after close(), otherwise `next`.
   Sequence delivered = 1;
@@ -161,13 +163,18 @@ class Store {
   // For recovery, before the first commit that names the queue.
   virtual Expected<QueuePosition> position(QueueId queue) = 0;
 
-  // All queues that have a position or messages: a spilled transient queue is in no catalog.
+  // All queues that have a position, by ascending id: a spilled transient queue is in no catalog.
   virtual Expected<std::vector<QueueId>> queues() = 0;
 
   // The messages of `queue` in `range`, in order, at most `count_max` of them and no more once
   // `bytes_max` is passed (at least one where there is one). Purged ones are not left out.
   virtual Expected<std::vector<StoredMessage>> read(QueueId queue, SequenceRange range,
                                                     size_t count_max, size_t bytes_max) = 0;
+
+  // The first `count_max` sequences in `range` under which messages of a group are stored. Purged
+  // ones are not left out.
+  virtual Expected<std::vector<Sequence>> group(QueueId queue, uint64_t group, SequenceRange range,
+                                                size_t count_max) = 0;
 
   // Asks for the disk space of what was consumed, rather sooner than cheaply; returns at once. From
   // any thread.

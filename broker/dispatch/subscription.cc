@@ -76,7 +76,7 @@ void Subscription::give_back() {
   std::vector<Entry> entries;
   for (auto& [due, entry] : waiting) entries.push_back(std::move(entry));
   std::ranges::sort(entries, {}, &Entry::sequence);
-  for (Entry& entry : entries) queue_->requeue(std::move(entry));
+  for (Entry& entry : entries) queue_->requeue(std::move(entry), Queue::Counts::kNo);
 }
 
 void Subscription::close() {
@@ -88,7 +88,7 @@ void Subscription::close() {
   std::vector<Entry> entries;
   for (auto& [key, call] : calls) entries.push_back(call->entry);
   std::ranges::sort(entries, {}, &Entry::sequence);
-  for (Entry& entry : entries) queue->requeue(std::move(entry));
+  for (Entry& entry : entries) queue->requeue(std::move(entry), Queue::Counts::kNo);
   VirtualHost* host = host_;
   detach();
   host->consumer_left(queue);
@@ -201,7 +201,7 @@ void Subscription::succeeded(Call& call, const CallResult& result) {
     auto sent =
         host_->publish_with_changes({destination->exchange, destination->routing_key,
                                      amqp::as_bytes(encoded), amqp::as_bytes(result.output)});
-    bool arrived = sent && sent->queue_count > 0;
+    bool arrived = sent && sent->taken_count() > 0;
     if (!arrived && !reply) {
       CallResult undelivered = result;
       undelivered.outcome = schema::Outcome::internal;
@@ -242,9 +242,8 @@ void Subscription::failed(Call& call, const CallResult& result) {
 
 bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
   auto properties = amqp::Properties::of_stored(entry.record->properties());
-  if (!properties.headers) properties.headers.emplace();
+  add_death(properties, queue_->name(), *entry.record, DeathReason::kRejected);
   amqp::Table& headers = *properties.headers;
-  add_death(headers, *queue_, entry, "rejected");
   headers.set("x-sluice-subscription", settings_.name);
   headers.set("x-sluice-function", settings_.function);
   headers.set("x-sluice-outcome", std::string(schema::EnumNameOutcome(result.outcome)));
@@ -258,7 +257,7 @@ bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
   const Destination& to = settings_.on_failure;
   auto sent = host_->publish_with_changes({to.exchange, to.routing_key, amqp::as_bytes(encoded),
                                            entry.record->body(), entry.record->external()});
-  if (sent && sent->queue_count > 0) {
+  if (sent && sent->taken_count() > 0) {
     ++host_->counters().dead_lettered;
     return true;
   }
@@ -278,7 +277,7 @@ uint64_t Subscription::backoff_ms(uint32_t attempts) const {
 
 void Subscription::wait(Entry entry, uint64_t delay_ms) {
   if (settings_.paused) {
-    queue_->requeue(std::move(entry));
+    queue_->requeue(std::move(entry), Queue::Counts::kNo);
     return;
   }
   entry.redelivered = true;

@@ -31,20 +31,30 @@ Entry Backlog::Window::pop_back() {
   return entry;
 }
 
-Backlog::Backlog(Journal& journal, ResidentSet& resident, storage::QueueId id, bool durable,
-                 std::function<void()> arrived)
+Backlog::Backlog(Journal& journal, ResidentSet& resident, storage::QueueId id, uint8_t priority,
+                 bool durable, std::function<void()> arrived)
     : journal_(journal),
       resident_(resident),
       id_(id),
+      priority_(priority),
       durable_(durable),
       arrived_(std::move(arrived)) {
   CHECK(id_ != 0);
 }
 
+// What an entry knows of its record.
+void Backlog::describe(Entry& entry, storage::RecordPtr record) {
+  entry.record_bytes = static_cast<uint32_t>(record->bytes().size());
+  entry.body_bytes = record->body_bytes();
+  entry.group = record->group();
+  entry.record = std::move(record);
+}
+
 Backlog::~Backlog() { resident_.remove(this); }
 
 size_t Backlog::ready_count() const {
-  return returned_.size() + head_.entries.size() + disk_.count + tail_.entries.size();
+  size_t waiting = grouped_ ? grouped_->groups.waiting_count() : 0;
+  return returned_.size() + waiting + head_.entries.size() + disk_.count + tail_.entries.size();
 }
 
 size_t Backlog::window_bytes_max() const {
@@ -69,16 +79,18 @@ void Backlog::changed() {
 void Backlog::store_now(Entry& entry) {
   entry.slot = journal_.append(id_, entry.sequence, entry.record);
   entry.stored = true;
+  // A start finds the levels that hold something by their positions.
+  bool unknown = priority_ > 0 && !on_disk_ever_;
   on_disk_ever_ = true;
   ++stored_count_;
-  stored_bytes_ += entry.record_bytes;
+  stored_bytes_ += entry.body_bytes;
   ++unsummed_count_;
   unsummed_bytes_ += entry.record_bytes;
   // A transient one may be stored after newer ones: then the sum that the store has is too old.
   bool in_order = entry.sequence >= stored_below_;
   stored_below_ = std::max(stored_below_, entry.sequence + 1);
   if (!in_order || unsummed_count_ >= kUnsummedCountMax || unsummed_bytes_ >= kUnsummedBytesMax ||
-      !durable_) {
+      !durable_ || unknown) {
     changed();
   }
 }
@@ -86,14 +98,15 @@ void Backlog::store_now(Entry& entry) {
 void Backlog::forget_stored(const Entry& entry) {
   CHECK(stored_count_ > 0);
   --stored_count_;
-  stored_bytes_ -= entry.record_bytes;
+  stored_bytes_ -= entry.body_bytes;
 }
 
 bool Backlog::push(storage::RecordPtr record, bool persistent) {
   Entry entry;
   entry.sequence = next_sequence_++;
-  entry.record_bytes = static_cast<uint32_t>(record->bytes().size());
-  entry.record = std::move(record);
+  entry.priority = priority_;
+  describe(entry, std::move(record));
+  ready_bytes_ += entry.body_bytes;
   bool store = persistent && durable_;
   if (store) store_now(entry);
   bool fits = disk_.count == 0 && tail_.entries.empty() && head_.bytes < window_bytes_max();
@@ -109,11 +122,10 @@ bool Backlog::push(storage::RecordPtr record, bool persistent) {
 }
 
 void Backlog::move_to_disk(const Entry& entry) {
-  if (disk_.count == 0) disk_ = {entry.sequence, entry.sequence + 1, 0, 0};
+  if (disk_.count == 0) disk_ = {entry.sequence, entry.sequence + 1, 0};
   disk_.begin = std::min(disk_.begin, entry.sequence);
   disk_.end = std::max(disk_.end, entry.sequence + 1);
   ++disk_.count;
-  disk_.bytes += entry.record_bytes;
 }
 
 // Everything in the tail is stored or on its way.
@@ -125,6 +137,7 @@ void Backlog::trim_tail(size_t bytes_max) {
 
 void Backlog::shrink(size_t bytes_max) {
   trim_tail(bytes_max / 2);
+  if (grouped_) forget_kept(bytes_max / 4);
   bool moved = false;
   while (head_.bytes > bytes_max / 2 && head_.entries.back().stored &&
          journal_.committed(head_.entries.back().slot)) {
@@ -167,9 +180,9 @@ void Backlog::read_ahead() {
 Entry Backlog::entry_of(storage::StoredMessage message) const {
   Entry entry;
   entry.sequence = message.sequence;
-  entry.record_bytes = static_cast<uint32_t>(message.record->bytes().size());
-  entry.record = std::move(message.record);
+  entry.priority = priority_;
   entry.attempts = message.attempts;
+  describe(entry, std::move(message.record));
   entry.redelivered = message.sequence < recovered_delivered_;
   entry.stored = true;
   return entry;
@@ -185,9 +198,7 @@ bool Backlog::take_page(SequenceRange range, Journal::Page page) {
     if (disk_.count == 0) break;
     disk_.begin = message.sequence + 1;
     --disk_.count;
-    Entry entry = entry_of(std::move(message));
-    disk_.bytes -= std::min<uint64_t>(disk_.bytes, entry.record_bytes);
-    head_.push_back(std::move(entry));
+    head_.push_back(entry_of(std::move(message)));
   }
   if (page->empty()) disk_.begin = range.end;
   SequenceRange rest = unread();
@@ -201,18 +212,24 @@ bool Backlog::take_page(SequenceRange range, Journal::Page page) {
   return true;
 }
 
+bool Backlog::head_is_resident() {
+  if (head_.entries.empty() && disk_.count == 0) std::swap(head_, tail_);
+  return !head_.entries.empty();
+}
+
 bool Backlog::next_is_resident() {
   if (!returned_.empty()) return returned_.begin()->second.record != nullptr || load_returned();
-  if (head_.entries.empty() && disk_.count == 0) std::swap(head_, tail_);
-  if (!head_.entries.empty()) return true;
+  while (head_is_resident()) {
+    if (may_take(head_.entries.front())) return true;
+    if (!pass_over_head()) return false;
+  }
   read_ahead();
   return false;
 }
 
-bool Backlog::load_next() {
-  if (ready_count() == 0) return false;
-  while (!next_is_resident()) {
-    if (!returned_.empty()) return false;
+bool Backlog::load_head() {
+  while (!head_is_resident()) {
+    if (disk_.count == 0) return false;
     reading_ = false;
     ++read_number_;
     SequenceRange range = unread();
@@ -220,6 +237,16 @@ bool Backlog::load_next() {
     if (!take_page(range, std::move(page))) return false;
   }
   return true;
+}
+
+bool Backlog::load_next() {
+  if (!returned_.empty()) return next_is_resident();
+  for (size_t passed = 0; passed < kPassedOverPerFetch; ++passed) {
+    if (!load_head()) return false;
+    if (may_take(head_.entries.front())) return true;
+    if (!pass_over_head()) return false;
+  }
+  return false;
 }
 
 // The oldest of those that were given back, and some that follow it.
@@ -234,7 +261,7 @@ bool Backlog::load_returned() {
   for (storage::StoredMessage& message : *page) {
     auto found = returned_.find(message.sequence);
     if (found != returned_.end() && found->second.record == nullptr) {
-      found->second.record = std::move(message.record);
+      fill(found->second, std::move(message));
     }
   }
   if (first->second.record != nullptr) return true;
@@ -243,21 +270,52 @@ bool Backlog::load_returned() {
   return false;
 }
 
+// Gives an entry the record that it lacks. What it counts may be newer than what is stored.
+void Backlog::fill(Entry& entry, storage::StoredMessage message) {
+  entry.attempts = std::max(entry.attempts, message.attempts);
+  describe(entry, std::move(message.record));
+}
+
+Entry Backlog::pop_head() {
+  Entry entry = head_.pop_front();
+  if (!grouped_)
+    consumed_.add(position_, entry.sequence);  // never stored, or gone before a restart
+  position_ = entry.sequence + 1;
+  if (disk_.count > 0) read_ahead();
+  return entry;
+}
+
+void Backlog::taken_out(const Entry& entry) {
+  CHECK(entry.record != nullptr);
+  delivered_below_ = std::max(delivered_below_, entry.sequence + 1);
+  ready_bytes_ -= entry.body_bytes;
+  if (entry.stored) {
+    ++out_stored_count_;
+    out_stored_bytes_ += entry.body_bytes;
+  }
+  if (grouped_) grouped_->out.insert(entry.sequence);
+}
+
+// It is not out any more.
+void Backlog::came_back(const Entry& entry) {
+  if (entry.stored) {
+    --out_stored_count_;
+    out_stored_bytes_ -= entry.body_bytes;
+  }
+  if (grouped_) grouped_->out.erase(entry.sequence);
+}
+
 Entry Backlog::pop() {
   CHECK(ready_count() > 0);
   Entry entry;
   if (!returned_.empty()) {
     entry = std::move(returned_.extract(returned_.begin()).mapped());
   } else {
-    if (head_.entries.empty() && disk_.count == 0) std::swap(head_, tail_);
-    CHECK(!head_.entries.empty());
-    entry = head_.pop_front();
-    consumed_.add(position_, entry.sequence);  // never stored, or gone before a restart
-    position_ = entry.sequence + 1;
-    if (disk_.count > 0) read_ahead();
+    CHECK(head_is_resident());
+    entry = pop_head();
+    if (entry.group != 0) grouped_->groups.hold(entry.group, entry.sequence);
   }
-  CHECK(entry.record != nullptr);
-  delivered_below_ = std::max(delivered_below_, entry.sequence + 1);
+  taken_out(entry);
   return entry;
 }
 
@@ -277,12 +335,14 @@ bool Backlog::reload(Entry& entry) {
     journal_.fail_reading(page.error());
     return false;
   }
-  entry.record = std::move(page->front().record);
+  fill(entry, std::move(page->front()));
   return true;
 }
 
 void Backlog::put_back(Entry entry) {
   if (dropped_) return;
+  came_back(entry);
+  ready_bytes_ += entry.body_bytes;
   Sequence sequence = entry.sequence;
   bool inserted = returned_.emplace(sequence, std::move(entry)).second;
   CHECK(inserted);
@@ -290,35 +350,44 @@ void Backlog::put_back(Entry entry) {
 
 void Backlog::note_attempts(const Entry& entry) {
   if (dropped_ || !entry.stored) return;
-  journal_.changes().attempts.push_back({id_, entry.sequence, entry.attempts});
+  journal_.note_attempts(entry.slot, {id_, entry.sequence, entry.attempts});
 }
 
-void Backlog::settle(const Entry& entry) {
-  if (dropped_) return;
-  bool in_order = entry.sequence == consumed_.watermark();
-  consumed_.add(entry.sequence);
-  if (!entry.stored) return;
-  forget_stored(entry);
-  if (journal_.cancel(entry.slot)) {
-    if (entry.attempts > 0) journal_.forget_attempts(id_, entry.sequence);
-    return;
+bool Backlog::settle(const Entry& entry) {
+  if (dropped_) return false;
+  came_back(entry);
+  return consume(entry);
+}
+
+bool Backlog::consume(const Entry& entry) {
+  bool freed = free_group(entry);
+  if (grouped_) {
+    consumed_.add(consumed_.watermark(), lowest_unconsumed());
+  } else {
+    consumed_.add(entry.sequence);
   }
-  if (!in_order) unwritten_removes_.push_back(entry.sequence);
+  if (!entry.stored) return freed;
+  forget_stored(entry);
+  if (journal_.cancel(entry.slot)) return freed;
+  if (entry.sequence >= consumed_.watermark()) {
+    unwritten_removes_.push_back({entry.sequence, entry.group});
+  }
   changed();
+  return freed;
 }
 
 size_t Backlog::purge() {
   size_t count = ready_count();
-  for (const auto& [sequence, entry] : std::exchange(returned_, {})) settle(entry);
+  if (grouped_) purge_passed_over();
+  for (const auto& [sequence, entry] : std::exchange(returned_, {})) consume(entry);
   for (const Window* window : {&head_, &tail_}) {
     for (const Entry& entry : window->entries) {
-      if (!entry.stored) continue;
-      forget_stored(entry);
-      journal_.cancel(entry.slot);
+      if (entry.stored) journal_.cancel(entry.slot);
     }
   }
-  stored_count_ -= disk_.count;
-  stored_bytes_ -= disk_.bytes;
+  stored_count_ = out_stored_count_;
+  stored_bytes_ = out_stored_bytes_;
+  ready_bytes_ = 0;
   head_ = tail_ = {};
   disk_ = {};
   reading_ = false;
@@ -329,6 +398,7 @@ size_t Backlog::purge() {
     position_ = next_sequence_;
     if (on_disk_ever_) changed();
   }
+  if (grouped_) consumed_.add(consumed_.watermark(), lowest_unconsumed());
   update_residence();
   return count;
 }
@@ -337,9 +407,11 @@ void Backlog::collect(storage::Batch& batch) {
   in_journal_ = false;
   if (dropped_) return;
   Sequence watermark = consumed_.watermark();
-  for (Sequence sequence : unwritten_removes_) {
+  for (const Removed& removed : unwritten_removes_) {
     // The watermark says it for all below.
-    if (sequence >= watermark) batch.removes.push_back({id_, sequence});
+    if (removed.sequence >= watermark) {
+      batch.removes.push_back({id_, removed.sequence, removed.group});
+    }
   }
   unwritten_removes_.clear();
   std::erase_if(purged_, [watermark](const SequenceRange& r) { return r.end <= watermark; });
@@ -352,10 +424,17 @@ void Backlog::collect(storage::Batch& batch) {
 std::vector<Entry> Backlog::peek(size_t count_max) {
   std::vector<Entry> entries;
   auto room = [&] { return count_max - entries.size(); };
+  if (count_max == 0) return entries;
+  std::map<Sequence, Entry> first;
+  if (grouped_) first = peek_passed_over(count_max);
   for (const auto& [sequence, entry] : returned_) {
+    if (first.size() >= count_max && sequence > first.rbegin()->first) break;
+    first.insert_or_assign(sequence, entry);
+    if (!reload(first.at(sequence))) return {};
+  }
+  for (auto& [sequence, entry] : first) {
     if (room() == 0) return entries;
-    entries.push_back(entry);
-    if (!reload(entries.back())) return {};
+    entries.push_back(std::move(entry));
   }
   for (const Entry& entry : head_.entries) {
     if (room() == 0) return entries;
@@ -392,7 +471,8 @@ Expected<> Backlog::recover(storage::Store& store) {
   stored_bytes_ = position->bytes;
   on_disk_ever_ = true;
   if (stored_count_ > 0) {
-    disk_ = {position_, next_sequence_, stored_count_, stored_bytes_};
+    disk_ = {position_, next_sequence_, stored_count_};
+    ready_bytes_ = stored_bytes_;
     SequenceRange rest = unread();
     if (rest.first == rest.end) {
       return fail(Code::kCorrupt, fmt::format("the store lacks {} messages of queue {} that are "
@@ -408,8 +488,10 @@ void Backlog::drop() {
   if (on_disk_ever_ || durable_) journal_.drop(id_);
   dropped_ = true;
   returned_.clear();
+  grouped_.reset();
   head_ = tail_ = {};
   disk_ = {};
+  ready_bytes_ = 0;
   ++read_number_;
   resident_.remove(this);
 }

@@ -7,8 +7,10 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
+#include "broker/queue/groups.h"
 #include "broker/queue/journal.h"
 #include "broker/queue/resident_set.h"
 #include "broker/queue/sequence_set.h"
@@ -20,7 +22,10 @@ namespace sluice::broker {
 struct Entry {
   storage::Sequence sequence = 0;
   storage::RecordPtr record;  // null: only on disk, see Backlog::release()
-  uint32_t attempts = 0;      // by subscriptions
+  uint64_t body_bytes = 0;
+  uint64_t group = 0;     // the record's
+  uint32_t attempts = 0;  // how often it was handed out and came back
+  uint8_t priority = 0;   // of the backlog that it is in
   bool redelivered = false;
   bool failed_over = false;  // an executor was lost under it once
   bool stored = false;       // is on disk or on its way there
@@ -35,6 +40,9 @@ struct Entry {
 //
 //   put back   |  head window  |  on disk only  |  tail window
 //   (oldest)                                       (newest)
+// Of each message group one message at a time is taken out, and the next one once that is settled.
+// Those in between are passed over: they count as ready, lie in the store, and the first of them
+// moves in front of the queue when its group is free (broker/queue/groups.h).
 //
 // Persistent messages are stored when they are published; transient ones when they no longer fit
 // the windows. Consuming moves a watermark; what is consumed ahead of it is removed singly.
@@ -44,12 +52,15 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
  public:
   // `durable`: persistent messages are stored at once and are there after a restart. `arrived` is
   // called when messages that were waited for have been read.
-  Backlog(Journal& journal, ResidentSet& resident, storage::QueueId id, bool durable,
-          std::function<void()> arrived);
+  Backlog(Journal& journal, ResidentSet& resident, storage::QueueId id, uint8_t priority,
+          bool durable, std::function<void()> arrived);
   ~Backlog();
 
   storage::QueueId id() const { return id_; }
+  uint8_t priority() const { return priority_; }
   size_t ready_count() const;
+  // Of their bodies.
+  uint64_t ready_bytes() const { return ready_bytes_; }
   // Where the next message will be; for the store's clean stop: below it any may have been
   // delivered.
   storage::Sequence delivered_below() const { return delivered_below_; }
@@ -57,15 +68,24 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   // Appends a message. True where it is stored because it asked for it.
   bool push(storage::RecordPtr record, bool persistent);
 
-  // Whether the oldest message is in RAM. Where it is not, it is being read, and `arrived` tells.
+  // Whether the oldest message that may be taken is in RAM. Where it is not, it is being read, and
+  // `arrived` tells; or all that is ready waits for its groups, and settling tells.
   bool next_is_resident();
-  // The same, but reads it now: for who must have an answer. False where there is none.
+  // The same, but reads it now: for who must have an answer. False where there is none, or none was
+  // found among the next kPassedOverPerFetch.
   bool load_next();
-  // Takes out the oldest message, which must be in RAM.
+  // Takes out the oldest message that may be taken, which must be in RAM.
   Entry pop();
 
-  // The message is done with: it leaves the queue for good.
-  void settle(const Entry& entry);
+  // Whether pop_oldest() has nothing to read.
+  bool oldest_is_resident();
+  // Takes out the oldest message, whether it may be taken or not, to be settled in the same turn.
+  // Reads it where it is not in RAM; nothing where there is none.
+  std::optional<Entry> pop_oldest();
+
+  // The message is done with: it leaves the queue for good. True where that lets another one of its
+  // group be taken.
+  bool settle(const Entry& entry);
   // The message goes back to its place.
   void put_back(Entry entry);
   // Where memory is short, drops the record of a message that was taken out, if it is on disk. It
@@ -76,7 +96,7 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
     return entry.stored && journal_.committed(entry.slot);
   }
   bool reload(Entry& entry);
-  // Records how often a subscription tried the message.
+  // Records how often the message came back.
   void note_attempts(const Entry& entry);
 
   // Removes all ready messages and returns how many there were, in time that does not depend on
@@ -95,7 +115,7 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   // Gives memory back until the windows hold `bytes_max` at most, as far as what they hold is on
   // disk; what is not is written.
   void shrink(size_t bytes_max);
-  size_t resident_bytes() const { return head_.bytes + tail_.bytes; }
+  size_t resident_bytes() const { return head_.bytes + tail_.bytes + passed_over_bytes(); }
 
  private:
   struct Window {
@@ -110,9 +130,40 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   struct OnDisk {
     storage::Sequence begin = 0, end = 0;
     uint64_t count = 0;
-    uint64_t bytes = 0;
+  };
+  // Only where there are messages of groups.
+  struct Grouped {
+    Groups groups;
+    // All that are out: what is below position_ and neither here nor given back nor passed over is
+    // consumed.
+    std::set<storage::Sequence> out;
+    // Those passed over that are not committed, and more as there is room.
+    std::map<storage::Sequence, Entry> kept;
+    size_t kept_bytes = 0;  // of records
+    bool waiting_commit = false;
   };
 
+  size_t passed_over_bytes() const { return grouped_ ? grouped_->kept_bytes : 0; }
+  void begin_groups();
+  bool may_take(const Entry& entry);
+  bool pass_over_head();
+  size_t kept_bytes_max() const;
+  bool room_to_keep(size_t record_bytes);
+  void forget_kept(size_t bytes_max);
+  Entry passed_over(storage::Sequence sequence, uint64_t group);
+  std::optional<std::pair<storage::Sequence, uint64_t>> oldest_passed_over() const;
+  void ask_index(uint64_t group);
+  bool free_group(const Entry& entry);
+  storage::Sequence lowest_unconsumed() const;
+  void purge_passed_over();
+  std::map<storage::Sequence, Entry> peek_passed_over(size_t count_max);
+
+  bool head_is_resident();
+  bool load_head();
+  Entry pop_head();
+  void taken_out(const Entry& entry);
+  void came_back(const Entry& entry);
+  bool consume(const Entry& entry);
   void store_now(Entry& entry);
   void forget_stored(const Entry& entry);
   void trim_tail(size_t bytes_max);
@@ -125,15 +176,19 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   storage::SequenceRange unread() const;
   bool load_returned();
   Entry entry_of(storage::StoredMessage message) const;
+  static void describe(Entry& entry, storage::RecordPtr record);
+  static void fill(Entry& entry, storage::StoredMessage message);
   void changed();
 
   Journal& journal_;
   ResidentSet& resident_;
   const storage::QueueId id_;
+  const uint8_t priority_;
   const bool durable_;
   const std::function<void()> arrived_;
 
   // Given back: always older than anything else, because that is taken in order.
+  // Of groups, also those whose turn came; what is in here may be taken.
   std::map<storage::Sequence, Entry> returned_;
   Window head_;
   OnDisk disk_;
@@ -144,16 +199,25 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   storage::Sequence delivered_below_ = 1;
   storage::Sequence recovered_delivered_ = 1;
 
+  std::unique_ptr<Grouped> grouped_;
+  uint64_t ready_bytes_ = 0;
+
   bool reading_ = false;
   uint64_t read_number_ = 0;  // of the read that is under way; others are ignored
 
   // What the store holds once the gathering batch is applied.
   uint64_t stored_count_ = 0;
   uint64_t stored_bytes_ = 0;
+  uint64_t out_stored_count_ = 0;  // of these, what is taken out
+  uint64_t out_stored_bytes_ = 0;
   storage::Sequence stored_below_ = 1;
   SequenceSet consumed_;
   std::vector<storage::SequenceRange> purged_;  // those of consumed_ that the store has as ranges
-  std::vector<storage::Sequence> unwritten_removes_;
+  struct Removed {
+    storage::Sequence sequence;
+    uint64_t group;
+  };
+  std::vector<Removed> unwritten_removes_;
   bool on_disk_ever_ = false;
   bool in_journal_ = false;
   uint32_t unsummed_count_ = 0;  // appends since the store was last told a sum

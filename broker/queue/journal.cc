@@ -22,7 +22,7 @@ Journal::Journal(storage::Store& store, uv_loop_t* loop, Failed failed)
 AppendSlot Journal::append(storage::QueueId queue, storage::Sequence sequence,
                            storage::RecordPtr record) {
   count(record->bytes().size(), 0);
-  gathering_->appends.push_back({queue, sequence, std::move(record)});
+  gathering_->appends.push_back({queue, sequence, std::move(record), 0});
   return {batch_number_, static_cast<uint32_t>(gathering_->appends.size() - 1)};
 }
 
@@ -40,10 +40,12 @@ bool Journal::cancel(const AppendSlot& slot) {
   return true;
 }
 
-void Journal::forget_attempts(storage::QueueId queue, storage::Sequence sequence) {
-  std::erase_if(gathering_->attempts, [&](const storage::Batch::Attempts& attempts) {
-    return attempts.queue == queue && attempts.sequence == sequence;
-  });
+void Journal::note_attempts(const AppendSlot& slot, const storage::Batch::Attempts& attempts) {
+  if (slot.batch == batch_number_) {
+    gathering_->appends[slot.index].attempts = attempts.count;
+  } else {
+    gathering_->attempts.push_back(attempts);
+  }
 }
 
 void Journal::drop(storage::QueueId queue) {

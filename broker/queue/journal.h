@@ -48,8 +48,9 @@ class Journal {
   // Takes an append back if it has not been handed over; true where it will never be written.
   bool cancel(const AppendSlot& slot);
 
-  // Takes back the attempts noted for a message whose append was cancelled.
-  void forget_attempts(storage::QueueId queue, storage::Sequence sequence);
+  // Writes how often a message came back, with the message itself where that is still to be
+  // written.
+  void note_attempts(const AppendSlot& slot, const storage::Batch::Attempts& attempts);
   // Drops all of a queue, also what still waits to be written for it.
   void drop(storage::QueueId queue);
 
@@ -81,6 +82,12 @@ class Journal {
   Page read_now(storage::QueueId queue, storage::SequenceRange range, size_t count_max,
                 size_t bytes_max) {
     return store_.read(queue, range, count_max, bytes_max);
+  }
+  // See Store::group(); blocks the shard too.
+  Expected<std::vector<storage::Sequence>> group_now(storage::QueueId queue, uint64_t group,
+                                                     storage::SequenceRange range,
+                                                     size_t count_max) {
+    return store_.group(queue, group, range, count_max);
   }
   // What should be in the store is not: ends the process, as a failed commit does.
   void fail_reading(const Error& error) { failed_(error); }

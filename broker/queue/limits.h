@@ -19,6 +19,19 @@ inline constexpr size_t kPageBytesMax = 1u << 20;
 // How many messages that were given back are read again at once.
 inline constexpr size_t kReturnedPageCount = 256;
 
+// Of each message group that is held, how many of the messages behind the holder are known without
+// asking the store's index; and how many may be passed over to find one for a single fetch.
+inline constexpr size_t kWaitingKnownMax = 64;
+inline constexpr size_t kPassedOverPerFetch = 16'384;
+// What is kept in RAM of messages that were passed over; others are read again. While memory is
+// short: kWindowMinBytes.
+inline constexpr size_t kPassedOverBytes = 1u << 20;
+
+// How many messages a length limit drops in one turn of the loop, and how many dead ones are
+// published elsewhere.
+inline constexpr size_t kDropsPerTurn = 256;
+inline constexpr size_t kDeathsPerTurn = 256;
+
 // After so many appends the store is told their sum anew: a start reads no more to count them.
 inline constexpr uint32_t kUnsummedCountMax = 256;
 inline constexpr size_t kUnsummedBytesMax = 256u << 10;

@@ -1,9 +1,11 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_set>
 #include <vector>
@@ -11,6 +13,8 @@
 #include "broker/amqp/table.h"
 #include "broker/queue/backlog.h"
 #include "broker/queue/journal.h"
+#include "broker/queue/lanes.h"
+#include "broker/queue/policy.h"
 #include "broker/queue/resident_set.h"
 #include "storage/store.h"
 
@@ -40,18 +44,19 @@ struct QueueSettings {
   bool exclusive = false;
   bool auto_delete = false;
   amqp::Table arguments;
+  QueuePolicy policy;  // as declared
 };
 
-// A queue: its messages (broker/queue/backlog.h), how many of them are out, and its consumers. An
-// actor of its shard's thread. Held by shared_ptr because messages that are out outlive a deleted
-// queue; after deletion, giving them back has no effect.
+// A queue: its messages (broker/queue/lanes.h), how many of them are out, its limits and its
+// consumers. An actor of its shard's thread. Held by shared_ptr because messages that are out
+// outlive a deleted queue; after deletion, giving them back has no effect.
 class Queue : public std::enable_shared_from_this<Queue> {
  public:
   Queue(Journal& journal, ResidentSet& resident, storage::QueueId id, QueueSettings settings);
 
   const QueueSettings& settings() const { return settings_; }
   const std::string& name() const { return settings_.name; }
-  storage::QueueId id() const { return backlog_->id(); }
+  storage::QueueId id() const { return lanes_.id(); }
   // Whether it is there after a restart. An exclusive queue ends with its connection, so it is not.
   bool durable() const { return settings_.durable && !settings_.exclusive; }
   // The connection that an exclusive queue belongs to; only compared.
@@ -59,29 +64,45 @@ class Queue : public std::enable_shared_from_this<Queue> {
   // The shard that it lives on, whose thread alone may touch it. Set by routing, once.
   unsigned shard = 0;
 
-  // Appends a message. `persistent` ones are written if the queue stores any; true where that is
-  // so.
-  bool publish(storage::RecordPtr record, bool persistent);
-  // Takes the oldest ready message; where it is not in RAM this reads it, blocking the shard.
+  // Where messages go that die in this queue; without, they are settled.
+  void when_dead(DeadLetter dead_letter) { dead_letter_ = std::move(dead_letter); }
+
+  const QueuePolicy& policy() const { return policy_; }
+  // The number of priorities is as declared. Where the queue is too long now, messages die: a few
+  // at once, others in the turns that follow.
+  void change_policy(const QueuePolicy& policy);
+
+  // A message that finds its queue full is refused, or makes the oldest one of the lowest priority
+  // die, as the policy says.
+  Accepted publish(storage::RecordPtr record, Placing placing);
+  // Takes the next ready message; where it is not in RAM this reads it, blocking the shard. Nothing
+  // also where those that are ready wait for their groups.
   std::optional<Entry> take();
 
   // The message is done with: it leaves the queue for good.
   void settle(const Entry& entry);
-  // The message goes back to its place, redelivered.
-  void requeue(Entry entry);
+  // The message goes back to its place, redelivered. Where that counts as an attempt, and there
+  // were too many, it dies. One that was not tried, or whose attempts are noted already, does not
+  // count.
+  enum class Counts : bool { kNo, kYes };
+  void requeue(Entry entry, Counts counts = Counts::kYes);
   // The message goes back to its place as it was taken: nobody has seen it.
   void give_back(Entry entry);
-  // Records how often a subscription tried the message.
-  void note_attempts(const Entry& entry) { backlog_->note_attempts(entry); }
+  // Records the attempts that a subscription made.
+  void note_attempts(const Entry& entry);
+  // The message, which was taken out, dies.
+  void die(Entry entry, DeathReason reason);
+  // How many died since the start, refused ones with Overflow::kRejectPublishDlx included.
+  uint64_t dead_count(DeathReason reason) const { return dead_[static_cast<size_t>(reason)]; }
   // See Backlog.
-  void release(Entry& entry) const { backlog_->release(entry); }
-  bool is_on_disk(const Entry& entry) const { return backlog_->is_on_disk(entry); }
-  bool reload(Entry& entry) { return backlog_->reload(entry); }
+  void release(Entry& entry) const;
+  bool is_on_disk(const Entry& entry) const;
+  bool reload(Entry& entry);
 
   // Removes all ready messages and returns how many there were.
-  size_t purge() { return backlog_->purge(); }
+  size_t purge() { return lanes_.purge(); }
   // The first `count_max` ready messages, which stay; may read from disk.
-  std::vector<Entry> peek(size_t count_max) { return backlog_->peek(count_max); }
+  std::vector<Entry> peek(size_t count_max) { return lanes_.peek(count_max); }
 
   void add_consumer(Consumer* consumer, bool exclusive);
   void remove_consumer(Consumer* consumer);
@@ -91,24 +112,38 @@ class Queue : public std::enable_shared_from_this<Queue> {
   size_t consumer_count() const { return consumers_.size(); }
   bool had_consumers() const { return had_consumers_; }
 
-  size_t ready_count() const { return backlog_->ready_count(); }
+  size_t ready_count() const { return lanes_.ready_count(); }
+  // Of their bodies.
+  uint64_t ready_bytes() const { return lanes_.ready_bytes(); }
   size_t unacked_count() const { return unacked_count_; }
 
-  // For a durable queue, once, before anything else.
-  Expected<> recover(storage::Store& store) { return backlog_->recover(store); }
-  // Below this sequence messages may have been delivered; for the store's clean stop.
-  storage::Sequence delivered_below() const { return backlog_->delivered_below(); }
+  // For a durable queue, once, before anything else. `stored` is Store::queues(), in order. Where
+  // the queue is longer than its policy says, change_policy() is to be called.
+  Expected<> recover(storage::Store& store, std::span<const storage::QueueId> stored) {
+    return lanes_.recover(store, stored);
+  }
+  // For the store's clean stop.
+  void collect_delivered(std::vector<storage::Store::Delivered>& delivered) const {
+    lanes_.collect_delivered(delivered);
+  }
 
   // Ends it: consumers are told, messages are gone, in the store too.
   void remove();
   bool removed() const { return removed_; }
 
  private:
-  Entry take_out();
+  Entry take_out(Backlog& lane);
   void pump();
+  bool overflows(uint64_t count, uint64_t bytes) const;
+  void trim();
+  void trim_later();
 
   const QueueSettings settings_;
-  const std::shared_ptr<Backlog> backlog_;
+  Journal& journal_;
+  QueuePolicy policy_;
+  Lanes lanes_;
+  DeadLetter dead_letter_;
+  std::array<uint64_t, kDeathReasonCount> dead_ = {};
   size_t unacked_count_ = 0;
 
   std::unordered_set<Consumer*> consumers_;
@@ -116,6 +151,8 @@ class Queue : public std::enable_shared_from_this<Queue> {
   Consumer* exclusive_consumer_ = nullptr;
   bool had_consumers_ = false;
   bool pumping_ = false;
+  bool trimming_ = false;
+  bool trims_later_ = false;
   bool removed_ = false;
 };
 

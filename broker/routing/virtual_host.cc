@@ -7,6 +7,7 @@
 #include <random>
 
 #include "base/check.h"
+#include "broker/routing/dead_letter.h"
 #include "broker/routing/queue_arguments.h"
 
 namespace sluice::broker {
@@ -200,7 +201,8 @@ amqp::Outcome<VirtualHost::Declared> VirtualHost::declare_queue(QueueSettings se
     return std::unexpected(checked.error());
   }
   bool exclusive = settings.exclusive;
-  auto queue = make_queue(new_queue_id(), std::move(settings));
+  auto queue =
+      make_queue(new_queue_id(size_t{settings.policy.priority_max} + 1), std::move(settings));
   if (exclusive) queue->owner = connection;
   save(*queue);
   names_.queues.emplace(queue->name(), queue);
@@ -212,16 +214,21 @@ std::shared_ptr<Queue> VirtualHost::make_queue(storage::QueueId id, QueueSetting
   VirtualHost& home = *names_.hosts[names_.next_home++ % names_.hosts.size()];
   auto queue = std::make_shared<Queue>(home.journal_, home.resident_, id, std::move(settings));
   queue->shard = home.courier_.here();
+  queue->when_dead([&home](const std::shared_ptr<Queue>& of, Entry entry, DeathReason reason) {
+    home.dead_letter({of, std::move(entry), reason});
+  });
   return queue;
 }
 
-storage::QueueId VirtualHost::new_queue_id() {
+// The first of `count` ids in a row.
+storage::QueueId VirtualHost::new_queue_id(size_t count) {
   // Time keeps ids of queues that were deleted before the last start from coming again.
   auto now = std::chrono::system_clock::now().time_since_epoch();
   auto now_us = static_cast<storage::QueueId>(
       std::chrono::duration_cast<std::chrono::microseconds>(now).count());
-  names_.last_queue_id = std::max(names_.last_queue_id + 1, now_us);
-  return names_.last_queue_id;
+  storage::QueueId first = std::max(names_.last_queue_id + 1, now_us);
+  names_.last_queue_id = first + count - 1;
+  return first;
 }
 
 amqp::Outcome<size_t> VirtualHost::delete_queue(std::string_view name, bool if_unused,
@@ -352,7 +359,8 @@ storage::RecordPtr VirtualHost::make_record(const Publication& publication) {
       .properties = publication.properties,
       .body = publication.body,
       .published_at_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
-      .external = publication.external};
+      .external = publication.external,
+      .group = publication.group};
   if (parts.body.size() > storage::kInlineBodyBytesMax) {
     BodyWriter writer = bodies_.writer(parts.body.size());
     writer.add(std::exchange(parts.body, {}));
@@ -363,16 +371,23 @@ storage::RecordPtr VirtualHost::make_record(const Publication& publication) {
 
 amqp::Outcome<Published> VirtualHost::publish(const Publication& publication, bool with_changes) {
   if (auto routed = route(publication); !routed) return std::unexpected(routed.error());
+  if (publication.died != nullptr) {
+    counters_.dead_letter_cycles += std::erase_if(
+        routed_, [&](Queue* queue) { return comes_back(*publication.died, queue->name()); });
+  }
   Published result{.queue_count = routed_.size()};
   if (routed_.empty()) return result;
   auto record = make_record(publication);
-  bool persistent = amqp::is_persistent(publication.properties);
+  Placing placing{.persistent = amqp::is_persistent(publication.properties),
+                  .priority = publication.priority};
   for (const Queue* queue : routed_) {
     result.shards |= ShardSet{1} << queue->shard;
-    if (persistent && queue->durable()) result.stored |= ShardSet{1} << queue->shard;
+    if (!is_here(*queue) && placing.persistent && queue->durable()) {
+      result.stored |= ShardSet{1} << queue->shard;
+    }
   }
   // An external body's chunks are this shard's to write.
-  ShardSet others = result.stored & ~here();
+  ShardSet others = result.stored;
   if (others != 0 && (with_changes || record->external() != nullptr)) {
     auto tie = std::make_shared<storage::Tie>(1 + std::popcount(others));
     journal_.tie(tie);
@@ -384,26 +399,27 @@ amqp::Outcome<Published> VirtualHost::publish(const Publication& publication, bo
   // A consumer that takes the message at once may publish in turn, and so use routed_ again.
   auto queues = std::move(routed_);
   for (Queue* queue : queues) {
-    if (is_here(*queue)) {
-      queue->publish(record, persistent);
-    } else {
-      send(*queue, record, persistent);
+    if (!is_here(*queue)) {
+      send(*queue, record, placing);
+      continue;
     }
+    Accepted accepted = queue->publish(record, placing);
+    if (accepted == Accepted::kStored) result.stored |= here();
+    if (accepted == Accepted::kRefused) ++result.refused_count;
   }
   routed_ = std::move(queues);
   return result;
 }
 
-void VirtualHost::send(Queue& queue, const storage::RecordPtr& record, bool persistent) {
+void VirtualHost::send(Queue& queue, const storage::RecordPtr& record, Placing placing) {
   auto& under_way = courier_.mailroom().bytes_under_way(queue.shard);
   size_t bytes = record->bytes().size();
   under_way.fetch_add(bytes, std::memory_order_relaxed);
-  courier_.send(queue.shard,
-                [to = queue.shared_from_this(), record, persistent, bytes, &under_way] {
-                  under_way.fetch_sub(bytes, std::memory_order_relaxed);
-                  // Deleted meanwhile: the message went with it.
-                  if (!to->removed()) to->publish(record, persistent);
-                });
+  courier_.send(queue.shard, [to = queue.shared_from_this(), record, placing, bytes, &under_way] {
+    under_way.fetch_sub(bytes, std::memory_order_relaxed);
+    // Deleted meanwhile: the message went with it.
+    if (!to->removed()) to->publish(record, placing);
+  });
 }
 
 void VirtualHost::when_durable(ShardSet shards, const std::function<void()>& callback) {

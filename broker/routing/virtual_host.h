@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,6 +30,11 @@ struct Publication {
   amqp::Bytes properties;     // as on the wire; well-formed
   amqp::Bytes body;           // made an external one where it is large
   storage::BodyPtr external;  // instead of `body`
+  uint64_t group = 0;         // storage::Record::group()
+  uint8_t priority = 0;
+  // Of a message that died, its headers: it is kept from queues that it would come back to in a
+  // cycle (dead_letter.h).
+  const amqp::Table* died = nullptr;
 };
 
 // Shards, as bits.
@@ -36,8 +43,10 @@ static_assert(kShardsMax <= 64);
 
 struct Published {
   size_t queue_count = 0;
-  ShardSet shards = 0;  // of these queues
-  ShardSet stored = 0;  // those where a queue will write it
+  ShardSet shards = 0;       // of these queues
+  ShardSet stored = 0;       // those where a queue will write it
+  size_t refused_count = 0;  // of the queues here, those that are full
+  size_t taken_count() const { return queue_count - refused_count; }
 };
 
 // A shard's view of the virtual host: the names, which all shards share, and what follows from
@@ -138,10 +147,9 @@ class VirtualHost {
   void apply(const std::shared_ptr<Queue>& queue, Entry entry, Verdict verdict);
   void apply(const std::shared_ptr<Queue>& queue, std::vector<Entry> entries, Verdict verdict);
 
-  // Ends a message that was taken out of `queue`, one of this shard's: to the queue's dead-letter
-  // exchange where it has one, else it is discarded and counted. Its settling and the publishing
-  // commit together.
-  void reject(Queue& queue, Entry entry);
+  // Ends a message that was taken out of `queue`, one of this shard's: see dead_letter().
+  void reject(Queue& queue, Entry entry) { queue.die(std::move(entry), DeathReason::kRejected); }
+
   const std::map<std::string, std::shared_ptr<Queue>, std::less<>>& queues() const {
     return names_.queues;
   }
@@ -163,15 +171,28 @@ class VirtualHost {
   void save_definitions();
   Expected<> recover_exchanges();
   Expected<> recover_queues();
-  Expected<> drop_unknown_queues();
+  void drop_unknown_queues(std::span<const storage::QueueId> stored);
   Expected<> recover_bindings();
-  storage::QueueId new_queue_id();
+  storage::QueueId new_queue_id(size_t count);
   std::shared_ptr<Queue> make_queue(storage::QueueId id, QueueSettings settings);
+
+  // A message that died in `queue` goes to the queue's dead-letter exchange where it has one, else
+  // it is discarded; either way it is counted. Its settling and the publishing commit together. One
+  // death may bring about others, in any number: they are gone through in this turn or in later
+  // ones.
+  struct Death {
+    std::shared_ptr<Queue> queue;
+    Entry entry;
+    DeathReason reason;
+  };
+  void dead_letter(Death death);
+  void go_through_deaths();
+  bool publish_dead(Death& death);
 
   amqp::Outcome<Published> publish(const Publication& publication, bool with_changes);
   amqp::Outcome<> route(const Publication& publication);
   storage::RecordPtr make_record(const Publication& publication);
-  void send(Queue& queue, const storage::RecordPtr& record, bool persistent);
+  void send(Queue& queue, const storage::RecordPtr& record, Placing placing);
 
   Names& names_;
   storage::Store& store_;
@@ -181,6 +202,8 @@ class VirtualHost {
   Courier& courier_;
   Counters counters_;
   std::vector<Queue*> routed_;
+  std::deque<Death> deaths_;
+  bool going_through_deaths_ = false;  // or will in a later turn
 };
 
 }  // namespace sluice::broker

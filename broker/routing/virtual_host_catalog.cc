@@ -90,7 +90,8 @@ void VirtualHost::save(const Queue& queue) {
   auto arguments = add_table(builder, queue.settings().arguments);
   auto name = builder.CreateString(queue.name());
   builder.Finish(schema::CreateQueueRecord(builder, name, queue.id(), arguments,
-                                           queue.settings().auto_delete));
+                                           queue.settings().auto_delete,
+                                           static_cast<uint16_t>(queue.policy().priority_max + 1)));
   define({CatalogKind::kQueue, queue.name(), finished(builder)});
 }
 
@@ -163,6 +164,8 @@ Expected<> VirtualHost::recover_exchanges() {
 Expected<> VirtualHost::recover_queues() {
   auto entries = store_.catalog(CatalogKind::kQueue);
   if (!entries) return std::unexpected(entries.error());
+  auto stored = store_.queues();
+  if (!stored) return std::unexpected(stored.error());
   for (const storage::CatalogEntry& entry : *entries) {
     auto record = verified<schema::QueueRecord>(entry);
     if (!record) return std::unexpected(record.error());
@@ -171,29 +174,37 @@ Expected<> VirtualHost::recover_queues() {
     if ((*record)->id() == 0) {
       return fail(Code::kCorrupt, "queue '" + entry.key + "' is stored without an id");
     }
+    size_t id_count = (*record)->id_count();
+    if (id_count == 0 || id_count > 256) {
+      return fail(Code::kCorrupt,
+                  "queue '" + entry.key + "' is stored with " + std::to_string(id_count) + " ids");
+    }
     QueueSettings settings{.name = (*record)->name()->str(),
                            .durable = true,
                            .auto_delete = (*record)->auto_delete(),
                            .arguments = std::move(*arguments)};
-    names_.last_queue_id = std::max(names_.last_queue_id, (*record)->id());
+    settings.policy.priority_max = static_cast<uint8_t>(id_count - 1);
+    names_.last_queue_id = std::max(names_.last_queue_id, (*record)->id() + id_count - 1);
     auto queue = make_queue((*record)->id(), std::move(settings));
-    if (auto done = queue->recover(store_); !done) return done;
+    if (auto done = queue->recover(store_, *stored); !done) return done;
     names_.queues.emplace(queue->name(), queue);
   }
-  return drop_unknown_queues();
+  drop_unknown_queues(*stored);
+  return {};
 }
 
 // Queues that do not outlive a restart leave behind what did not fit RAM.
-Expected<> VirtualHost::drop_unknown_queues() {
-  auto stored = store_.queues();
-  if (!stored) return std::unexpected(stored.error());
+void VirtualHost::drop_unknown_queues(std::span<const storage::QueueId> stored) {
   std::unordered_set<storage::QueueId> known;
-  for (const auto& [name, queue] : names_.queues) known.insert(queue->id());
-  for (storage::QueueId id : *stored) {
+  for (const auto& [name, queue] : names_.queues) {
+    for (size_t level = 0; level <= queue->policy().priority_max; ++level) {
+      known.insert(queue->id() + level);
+    }
+  }
+  for (storage::QueueId id : stored) {
     names_.last_queue_id = std::max(names_.last_queue_id, id);
     if (!known.contains(id)) journal_.drop(id);
   }
-  return {};
 }
 
 Expected<> VirtualHost::recover_bindings() {

@@ -180,8 +180,8 @@ void Committer::settle() {
   options.wait = false;
   options.allow_write_stall = true;  // rather than to wait until there can be none
   auto status = engine_.db->Flush(
-      options, {engine_.meta, engine_.messages, engine_.attempts, engine_.queues, engine_.catalog,
-                engine_.blobs, engine_.bodies, engine_.body_index});
+      options, {engine_.meta, engine_.messages, engine_.attempts, engine_.groups, engine_.queues,
+                engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index});
   // The next write fails with it.
   if (!status.ok()) spdlog::error("store: flushing failed: {}", status.ToString());
 }
@@ -289,6 +289,14 @@ rocksdb::Status Committer::build_append(const Batch::Append& append) {
   if (append.record == nullptr || append.sequence < watermark_after(append.queue)) return {};
   auto bytes = append.record->bytes();
   auto status = bodies_.append(append.queue, append.sequence, *append.record);
+  if (status.ok() && append.attempts > 0) {
+    status = build_attempts({append.queue, append.sequence, append.attempts});
+  }
+  if (uint64_t group = append.record->group(); status.ok() && group != 0) {
+    status =
+        write_.Put(engine_.groups, slice(GroupKey(append.queue, group, append.sequence).view()),
+                   rocksdb::Slice());
+  }
   if (!status.ok()) return status;
   return write_.Put(engine_.messages, slice(MessageKey(append.queue, append.sequence).view()),
                     rocksdb::Slice(reinterpret_cast<const char*>(bytes.data()), bytes.size()));
@@ -321,6 +329,11 @@ rocksdb::Status Committer::build_remove(const Batch::Remove& remove) {
     if (auto status = write_.Delete(engine_.attempts, slice(key.view())); !status.ok()) {
       return status;
     }
+  }
+  if (remove.group != 0) {
+    auto status = write_.Delete(
+        engine_.groups, slice(GroupKey(remove.queue, remove.group, remove.sequence).view()));
+    if (!status.ok()) return status;
   }
   if (auto status = bodies_.remove(remove.queue, remove.sequence); !status.ok()) return status;
   return write_.Delete(engine_.messages, slice(key.view()));

@@ -29,14 +29,20 @@ class ConsumedFilter : public rocksdb::CompactionFilter {
   // kRemoveAndSkipUntil and not kRemove: that one turns the key into a tombstone wherever an older
   // version might lie below. Here none can matter, since nobody reads behind the watermark.
   Decision decide(const rocksdb::Slice& key, std::string* skip_until) const {
-    if (key.size() != kMessageKeyBytes) return Decision::kKeep;
+    bool grouped = key.size() == kGroupKeyBytes;
+    if (key.size() != kMessageKeyBytes && !grouped) return Decision::kKeep;
     QueueId queue = MessageKey::queue(key.data());
     if (queue != queue_) {
       queue_ = queue;
       watermark_ = watermarks_.synced(queue);
     }
-    if (MessageKey::sequence(key.data()) >= watermark_) return Decision::kKeep;
-    skip_until->assign(MessageKey(queue, watermark_).view());
+    Sequence sequence = grouped ? GroupKey::sequence(key.data()) : MessageKey::sequence(key.data());
+    if (sequence >= watermark_) return Decision::kKeep;
+    if (grouped) {
+      skip_until->assign(GroupKey(queue, GroupKey::group(key.data()), watermark_).view());
+    } else {
+      skip_until->assign(MessageKey(queue, watermark_).view());
+    }
     return Decision::kRemoveAndSkipUntil;
   }
 

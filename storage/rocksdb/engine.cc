@@ -136,9 +136,10 @@ struct Column {
   rocksdb::ColumnFamilyHandle* Engine::*handle;
 };
 
-constexpr std::array<Column, 8> kColumns = {{{"default", &Engine::meta},
+constexpr std::array<Column, 9> kColumns = {{{"default", &Engine::meta},
                                              {"messages", &Engine::messages},
                                              {"attempts", &Engine::attempts},
+                                             {"groups", &Engine::groups},
                                              {"queues", &Engine::queues},
                                              {"catalog", &Engine::catalog},
                                              {"blobs", &Engine::blobs},
@@ -157,7 +158,8 @@ std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermark
         : name == "blobs"     ? blob_column(cache)
         : name == kBodiesName ? body_column(cache, message_buffer_bytes)
                               : small_column(cache);
-    if (name == "messages" || name == "attempts") options.compaction_filter_factory = filter;
+    if (name == "messages" || name == "attempts" || name == "groups")
+      options.compaction_filter_factory = filter;
     all.emplace_back(column.name, options);
   }
   return all;

@@ -18,6 +18,7 @@ struct Engine {
   rocksdb::ColumnFamilyHandle* meta = nullptr;
   rocksdb::ColumnFamilyHandle* messages = nullptr;
   rocksdb::ColumnFamilyHandle* attempts = nullptr;
+  rocksdb::ColumnFamilyHandle* groups = nullptr;
   rocksdb::ColumnFamilyHandle* queues = nullptr;
   rocksdb::ColumnFamilyHandle* catalog = nullptr;
   rocksdb::ColumnFamilyHandle* blobs = nullptr;

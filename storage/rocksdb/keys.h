@@ -67,6 +67,25 @@ class MessageKey {
 // The first key behind those of `queue`. Queue ids count up from 1; the last one is not given out.
 inline MessageKey end_of_queue(QueueId queue) { return {queue + 1, 0}; }
 
+inline constexpr size_t kGroupKeyBytes = 24;
+
+// queue_id | group | sequence.
+class GroupKey {
+ public:
+  GroupKey(QueueId queue, uint64_t group, Sequence sequence) {
+    put_be64(bytes_.data(), queue);
+    put_be64(bytes_.data() + 8, group);
+    put_be64(bytes_.data() + 16, sequence);
+  }
+  std::string_view view() const { return {bytes_.data(), bytes_.size()}; }
+
+  static uint64_t group(const char* key) { return get_be64(key + 8); }
+  static Sequence sequence(const char* key) { return get_be64(key + 16); }
+
+ private:
+  std::array<char, kGroupKeyBytes> bytes_;
+};
+
 inline constexpr size_t kChunkKeyBytes = 12;
 
 // body_id | index, in the family of chunks.
@@ -113,7 +132,7 @@ class BodyIndexKey {
   size_t size_;
 };
 
-inline constexpr uint32_t kFormatVersion = 2;
+inline constexpr uint32_t kFormatVersion = 3;
 // Keys of the default column family.
 inline constexpr std::string_view kFormatKey = "format";
 inline constexpr std::string_view kCleanKey = "clean";

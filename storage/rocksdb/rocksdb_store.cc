@@ -35,10 +35,15 @@ class Range {
   Range(const Engine& engine, rocksdb::ColumnFamilyHandle* column, QueueId queue,
         SequenceRange range)
       : Range(engine, column, MessageKey(queue, range.first), MessageKey(queue, range.end)) {}
-  Range(const Engine& engine, rocksdb::ColumnFamilyHandle* column, MessageKey begin, MessageKey end)
-      : begin_(begin), end_(end) {
-    lower_ = slice(begin_.view());
-    upper_ = slice(end_.view());
+  // Of one group, in the family of groups.
+  Range(const Engine& engine, QueueId queue, uint64_t group, SequenceRange range)
+      : Range(engine, engine.groups, GroupKey(queue, group, range.first),
+              GroupKey(queue, group, range.end)) {}
+  template <typename Key>
+  Range(const Engine& engine, rocksdb::ColumnFamilyHandle* column, Key begin, Key end)
+      : begin_(begin.view()), end_(end.view()) {
+    lower_ = slice(begin_);
+    upper_ = slice(end_);
     rocksdb::ReadOptions options = iterator_options();
     options.iterate_lower_bound = &lower_;
     options.iterate_upper_bound = &upper_;
@@ -52,8 +57,8 @@ class Range {
   Sequence sequence() const { return MessageKey::sequence(iterator_->key().data()); }
 
  private:
-  MessageKey begin_;
-  MessageKey end_;
+  std::string begin_;
+  std::string end_;
   rocksdb::Slice lower_;
   rocksdb::Slice upper_;
   std::unique_ptr<rocksdb::Iterator> iterator_;
@@ -78,6 +83,8 @@ class RocksdbStore : public Store {
   Expected<std::vector<QueueId>> queues() override;
   Expected<std::vector<StoredMessage>> read(QueueId queue, SequenceRange range, size_t count_max,
                                             size_t bytes_max) override;
+  Expected<std::vector<Sequence>> group(QueueId queue, uint64_t group, SequenceRange range,
+                                        size_t count_max) override;
   void reclaim() override { reclaimer_->request(); }
   BodyPtr new_body(uint64_t bytes) override { return held_->hold(next_body_++, bytes); }
   Expected<std::string> read_chunk(BodyId body, uint32_t index) override;
@@ -128,8 +135,9 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
 }
 
 bool RocksdbStore::holds_nothing() const {
-  for (auto* column : {engine_.meta, engine_.messages, engine_.attempts, engine_.queues,
-                       engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index}) {
+  for (auto* column :
+       {engine_.meta, engine_.messages, engine_.attempts, engine_.groups, engine_.queues,
+        engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index}) {
     std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator(iterator_options(), column));
     any->SeekToFirst();
     if (any->Valid() || !any->status().ok()) return false;
@@ -168,7 +176,7 @@ Expected<> RocksdbStore::check_format(const std::string& directory) {
 
 // Whether anything of the queue is there physically, consumed or not.
 bool RocksdbStore::left_on_disk(QueueId queue) const {
-  for (auto* column : {engine_.messages, engine_.attempts}) {
+  for (auto* column : {engine_.messages, engine_.attempts, engine_.groups}) {
     Range range(engine_, column, queue, 0);
     range->SeekToFirst();
     if (range->Valid() || !range->status().ok()) return true;
@@ -298,8 +306,13 @@ Expected<QueuePosition> RocksdbStore::position(QueueId queue) {
                          .purged = std::move(stored.purged)};
   Range rest(engine_, engine_.messages, queue, position.next);
   for (rest->SeekToFirst(); rest->Valid(); rest->Next()) {
+    auto body_bytes = Record::body_bytes_of(bytes_of(rest->value()));
+    if (!body_bytes) {
+      return fail(Code::kCorrupt, fmt::format("message {} of queue {}: {}", rest.sequence(), queue,
+                                              body_bytes.error().message));
+    }
     ++position.count;
-    position.bytes += rest->value().size();
+    position.bytes += *body_bytes;
     position.next = rest.sequence() + 1;
   }
   if (!rest->status().ok()) {
@@ -353,6 +366,21 @@ Expected<std::vector<StoredMessage>> RocksdbStore::read(QueueId queue, SequenceR
   }
   for (const auto& status : {messages->status(), attempts->status()}) {
     if (!status.ok()) return std::unexpected(to_error(status, "reading a queue"));
+  }
+  return found;
+}
+
+Expected<std::vector<Sequence>> RocksdbStore::group(QueueId queue, uint64_t group,
+                                                    SequenceRange range, size_t count_max) {
+  range.first = std::max(range.first, watermarks_.get(queue));
+  if (range.first >= range.end) return std::vector<Sequence>();
+  Range rows(engine_, queue, group, range);
+  std::vector<Sequence> found;
+  for (rows->SeekToFirst(); rows->Valid() && found.size() < count_max; rows->Next()) {
+    found.push_back(GroupKey::sequence(rows->key().data()));
+  }
+  if (!rows->status().ok()) {
+    return std::unexpected(to_error(rows->status(), "reading a group's messages"));
   }
   return found;
 }

@@ -21,6 +21,7 @@ class FakeStore : public storage::Store {
   };
   std::deque<Waiting> waiting;
   std::map<std::pair<storage::QueueId, storage::Sequence>, storage::RecordPtr> messages;
+  std::map<std::pair<storage::QueueId, storage::Sequence>, uint32_t> attempts;
   std::map<storage::QueueId, storage::Batch::Advance> positions;
   std::map<std::pair<storage::BodyId, uint32_t>, std::string> chunks;
   std::shared_ptr<storage::HeldBodies> held = std::make_shared<storage::HeldBodies>();
@@ -55,7 +56,7 @@ class FakeStore : public storage::Store {
     auto end = messages.lower_bound({queue + 1, 0});
     for (auto at = messages.lower_bound({queue, position.next}); at != end; ++at) {
       ++position.count;
-      position.bytes += at->second->bytes().size();
+      position.bytes += at->second->body_bytes();
       position.next = at->first.second + 1;
     }
     position.delivered = position.next;
@@ -78,9 +79,22 @@ class FakeStore : public storage::Store {
          at != messages.end() && at->first < std::pair(queue, range.end); ++at) {
       if (page.size() == count_max || bytes > bytes_max) break;
       bytes += at->second->bytes().size();
-      page.push_back({at->first.second, 0, at->second});
+      auto tried = attempts.find(at->first);
+      page.push_back({at->first.second, tried == attempts.end() ? 0 : tried->second, at->second});
     }
     return page;
+  }
+  Expected<std::vector<storage::Sequence>> group(storage::QueueId queue, uint64_t group,
+                                                 storage::SequenceRange range,
+                                                 size_t count_max) override {
+    std::lock_guard lock(mutex_);
+    std::vector<storage::Sequence> found;
+    for (auto at = messages.lower_bound({queue, range.first});
+         at != messages.end() && at->first < std::pair(queue, range.end); ++at) {
+      if (found.size() == count_max) break;
+      if (at->second->group() == group) found.push_back(at->first.second);
+    }
+    return found;
   }
   void reclaim() override {}
   storage::BodyPtr new_body(uint64_t bytes) override { return held->hold(++last_body, bytes); }
@@ -97,15 +111,20 @@ class FakeStore : public storage::Store {
     ++writes;
     for (const auto& chunk : batch.chunks) chunks[{chunk.body, chunk.index}] = chunk.bytes;
     for (const auto& append : batch.appends) {
-      if (append.record != nullptr) messages[{append.queue, append.sequence}] = append.record;
+      if (append.record == nullptr) continue;
+      messages[{append.queue, append.sequence}] = append.record;
+      if (append.attempts > 0) attempts[{append.queue, append.sequence}] = append.attempts;
     }
+    for (const auto& tried : batch.attempts) attempts[{tried.queue, tried.sequence}] = tried.count;
     for (const auto& advance : batch.advances) {
       positions[advance.queue] = advance;
       messages.erase(messages.lower_bound({advance.queue, 0}),
                      messages.lower_bound({advance.queue, advance.watermark}));
     }
     for (const auto& remove : batch.removes) messages.erase({remove.queue, remove.sequence});
+    std::erase_if(attempts, [&](const auto& tried) { return !messages.contains(tried.first); });
     for (storage::QueueId queue : batch.dropped_queues) {
+      positions.erase(queue);
       messages.erase(messages.lower_bound({queue, 0}), messages.lower_bound({queue + 1, 0}));
     }
   }

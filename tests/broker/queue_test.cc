@@ -26,7 +26,7 @@ class QueueTest : public testing::Test {
   }
 
   void publish(const std::string& text, bool persistent = true) {
-    queue_->publish(record(text), persistent);
+    queue_->publish(record(text), {.persistent = persistent});
   }
   // The end of a turn in which somebody waits for what was changed.
   void turn_end() {
@@ -38,10 +38,11 @@ class QueueTest : public testing::Test {
     store_.finish(std::move(outcome));
     uv_run(&loop_, UV_RUN_NOWAIT);
   }
+  Expected<> recover(Queue& queue) { return queue.recover(store_, *store_.queues()); }
   std::shared_ptr<Queue> recovered() {
     auto queue = std::make_shared<Queue>(*journal_, resident_, 7,
                                          QueueSettings{.name = "q", .durable = true});
-    EXPECT_TRUE(queue->recover(store_));
+    EXPECT_TRUE(recover(*queue));
     return queue;
   }
 
@@ -322,7 +323,7 @@ TEST_F(QueueTest, WhatDoesNotFitIsReadBackInOrder) {
       }
       out.clear();
       queue_ = make();
-      ASSERT_TRUE(queue_->recover(store_));
+      ASSERT_TRUE(recover(*queue_));
       size_t stored = store_.messages.size();
       ASSERT_LE(queue_->ready_count(), stored);
       std::erase_if(ready, [&](const auto& r) { return !store_.messages.contains({7, r.first}); });
@@ -363,7 +364,7 @@ TEST_F(QueueTest, LostMessagesAreNoticedNotSkipped) {
   store_.messages.erase(store_.messages.find({7, 700}));
   queue_ =
       std::make_shared<Queue>(*journal_, pressed_, 7, QueueSettings{.name = "q", .durable = true});
-  ASSERT_TRUE(queue_->recover(store_));
+  ASSERT_TRUE(recover(*queue_));
   size_t taken = 0;
   for (auto entry = queue_->take(); entry && !failure_; entry = queue_->take()) {
     queue_->settle(*entry);
