@@ -1,12 +1,15 @@
 // Priorities, groups, length limits and delivery counts, against a model that is a sorted map.
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <random>
+#include <tuple>
 
 #include <gtest/gtest.h>
 
 #include "broker/queue/limits.h"
 #include "broker/queue/queue.h"
+#include "storage/rocksdb/rocksdb_store.h"
 #include "tests/broker/fake_store.h"
 
 namespace sluice::broker {
@@ -397,6 +400,146 @@ TEST(Order, IsTheModelsWhateverHappens) {
     Model(static_cast<unsigned>(seed)).run(2000);
     if (testing::Test::HasFatalFailure()) return;
   }
+}
+
+// Against the store itself: behind SLUICE_ORDER_HOT messages of a group whose first one is out
+// there are others, and the group goes on where it was.
+TEST(HotGroup, DoesNotBlockOthersNorTakeMemory) {
+  size_t hot = from_environment("SLUICE_ORDER_HOT", 50'000);
+  constexpr size_t kOthers = 100;
+  constexpr size_t kMemory = 4u << 20;
+  std::string directory = (std::filesystem::temp_directory_path() / "sluice-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(directory.data()), nullptr);
+  uv_loop_t loop;
+  uv_loop_init(&loop);
+  {
+    auto store = *storage::open_rocksdb({.directory = directory, .sync = storage::SyncMode::kNone});
+    ResidentSet resident(kMemory);
+    Journal journal(*store, &loop, [](const Error& error) { FAIL() << error.message; });
+    auto queue = std::make_shared<Queue>(journal, resident, kId,
+                                         QueueSettings{.name = "q", .durable = true});
+    size_t most = 0;
+    auto turn = [&] {
+      resident.turn_end();
+      journal.turn_end();
+      most = std::max(most, storage::Record::resident_bytes());
+      uv_run(&loop, UV_RUN_NOWAIT);
+    };
+    auto all_durable = [&] {
+      bool durable = false;
+      journal.when_durable([&] { durable = true; });
+      while (!durable) turn();
+    };
+    std::string text(256, 'x');
+    auto publish = [&](uint64_t group) {
+      queue->publish(
+          storage::Record::make({.routing_key = "q", .body = amqp::as_bytes(text), .group = group}),
+          {.persistent = true});
+    };
+    for (size_t i = 0; i < hot; ++i) {
+      publish(1);
+      if (i % 1000 == 999) all_durable();
+    }
+    for (size_t i = 0; i < kOthers; ++i) publish(2 + i % 2 * i);
+    all_durable();
+    Collector collector;
+    collector.credit = 1;
+    queue->add_consumer(&collector, false);
+    while (collector.credit > 0) turn();
+    ASSERT_EQ(collector.got[0].sequence, 1u);
+    collector.credit = 1;
+    queue->consumer_ready(&collector);
+    while (collector.credit > 0) turn();
+    EXPECT_EQ(collector.got[1].sequence, hot + 1);
+    EXPECT_EQ(queue->ready_count(), hot + kOthers - 2);
+    // The hot group alternates with whatever else is there, and keeps its order.
+    storage::Sequence last = 1;
+    queue->settle(collector.got[0]);
+    for (size_t i = 0; i < 1000; ++i) {
+      auto entry = queue->take();
+      ASSERT_TRUE(entry);
+      if (entry->group == 1) {
+        ASSERT_EQ(entry->sequence, ++last);
+      }
+      queue->settle(*entry);
+    }
+    EXPECT_EQ(last, 1001u);
+    EXPECT_LT(most, 4 * kMemory);
+    // In no more time than ever, though what is out lies in between.
+    EXPECT_EQ(queue->purge(), hot + kOthers - 2 - 1000);
+    queue->requeue(std::move(collector.got[1]));
+    queue->remove_consumer(&collector);
+    all_durable();
+    auto again = std::make_shared<Queue>(journal, resident, kId,
+                                         QueueSettings{.name = "q", .durable = true});
+    ASSERT_TRUE(again->recover(*store, *store->queues()));
+    EXPECT_EQ(again->ready_count(), 1u);
+    auto entry = again->take();
+    ASSERT_TRUE(entry);
+    EXPECT_EQ(entry->sequence, hot + 1);
+    EXPECT_EQ(entry->attempts, 1u);
+    collector.got.clear();
+    entry.reset();
+    again.reset();
+    queue.reset();
+    std::ignore = store->close({});
+    store.reset();
+    while (uv_run(&loop, UV_RUN_NOWAIT) != 0 && journal.busy()) {
+    }
+  }
+  uv_run(&loop, UV_RUN_DEFAULT);
+  EXPECT_EQ(uv_loop_close(&loop), 0);
+  std::filesystem::remove_all(directory);
+}
+
+// What a clean restart does not find is numbered anew, but not what was purged: it would count as
+// purged as well.
+TEST(Order, WhatWasPurgedIsNotNumberedAnew) {
+  Order order({}, size_t{1} << 30);
+  order.publish({.body = "out"});
+  auto out = order.take();
+  order.publish({.body = "stored"});
+  order.publish({.body = "transient", .persistent = false});
+  order.queue_->purge();
+  order.restart();
+  order.publish({.body = "new"});
+  order.restart();
+  EXPECT_EQ(order.queue_->ready_count(), 2u);
+  EXPECT_EQ(body(*order.take()), "out");
+  EXPECT_EQ(body(*order.take()), "new");
+}
+
+// An unused level is nothing in the store, a used one is found without looking for it.
+TEST(Priorities, ALevelIsThereOnceItIsUsed) {
+  Order order({.priority_max = 255});
+  order.publish({.body = "low"}, 3);
+  order.publish({.body = "high"}, 200);
+  order.commit_all();
+  EXPECT_EQ(order.store_.queues(), (std::vector<storage::QueueId>{kId + 3, kId + 200}));
+  order.restart();
+  EXPECT_EQ(order.queue_->ready_count(), 2u);
+  EXPECT_EQ(body(*order.take()), "high");
+  EXPECT_EQ(body(*order.take()), "low");
+  order.queue_->remove();
+  order.commit_all();
+  EXPECT_TRUE(order.store_.messages.empty());
+}
+
+TEST(Limits, ALowerLimitTrimsALongQueueAPartAtATime) {
+  Order order({});
+  for (int i = 0; i < 10'000; ++i) {
+    order.publish({.body = std::to_string(i) + std::string(100, 'x')});
+    if (i % 100 == 0) order.commit();
+  }
+  order.commit_all();
+  size_t reads = order.store_.reads;
+  order.queue_->change_policy({.count_max = 10});
+  EXPECT_LE(order.store_.reads, reads + 2);
+  EXPECT_GE(order.queue_->ready_count(), 10'000u - kDropsPerTurn);
+  for (int i = 0; i < 10'000 && order.queue_->ready_count() > 10; ++i) order.commit();
+  EXPECT_EQ(order.queue_->ready_count(), 10u);
+  EXPECT_EQ(order.dead_.size(), 9'990u);
+  EXPECT_EQ(order.take()->sequence, 9'991u);
 }
 
 }  // namespace
