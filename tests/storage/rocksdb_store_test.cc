@@ -384,11 +384,11 @@ class ForeignDatabase {
 
 TEST(OpenTest, ANewerFormatIsRefused) {
   TemporaryDirectory directory;
-  ForeignDatabase(directory.path())->Put({}, "format", std::string("\0\0\0\3", 4));
+  ForeignDatabase(directory.path())->Put({}, "format", std::string("\0\0\0\4", 4));
   auto store = open_rocksdb({.directory = directory.path()});
   ASSERT_FALSE(store);
   EXPECT_EQ(store.error().code, Code::kInvalid);
-  EXPECT_NE(store.error().message.find("format 3"), std::string::npos);
+  EXPECT_NE(store.error().message.find("format 4"), std::string::npos);
 }
 
 TEST(OpenTest, AnUnknownColumnFamilyIsRefused) {
