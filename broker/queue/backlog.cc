@@ -466,6 +466,8 @@ Expected<> Backlog::recover(storage::Store& store) {
   purged_ = std::move(position->purged);
   position_ = consumed_.watermark();
   next_sequence_ = stored_below_ = position->next;
+  // What was purged may have ended with messages that were never stored.
+  for (const SequenceRange& range : purged_) next_sequence_ = std::max(next_sequence_, range.end);
   delivered_below_ = recovered_delivered_ = position->delivered;
   stored_count_ = position->count;
   stored_bytes_ = position->bytes;

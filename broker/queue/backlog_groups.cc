@@ -40,6 +40,12 @@ bool Backlog::pass_over_head() {
   bool can_keep = committed || room_to_keep(front.record_bytes);
   if (!can_keep || !grouped_->groups.pass_over(front.group, front.sequence, committed)) {
     if (!std::exchange(grouped_->waiting_commit, true)) {
+      // Those behind it that will be passed over, too: one commit for all of them.
+      for (Entry& entry : head_.entries) {
+        if (!entry.stored && entry.group != 0 && grouped_->groups.held(entry.group)) {
+          store_now(entry);
+        }
+      }
       journal_.when_durable([weak = weak_from_this()] {
         auto self = weak.lock();
         if (self == nullptr || self->dropped_) return;

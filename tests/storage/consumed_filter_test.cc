@@ -157,7 +157,7 @@ TEST_F(ConsumedTest, ADroppedQueueIsForgottenOnceNothingIsLeft) {
   };
   EXPECT_EQ(entries(), 1u);
   ASSERT_TRUE(
-      engine_.db->Put({}, engine_.meta, slice(kFormatKey), std::string("\0\0\0\2", 4)).ok());
+      engine_.db->Put({}, engine_.meta, slice(kFormatKey), std::string("\0\0\0\3", 4)).ok());
   compact();
   committer_.reset();
   engine_.close();

@@ -123,6 +123,30 @@ TEST_F(StoreTest, ASumSparesTheCountingAndPurgedRangesComeBack) {
   }
 }
 
+TEST_F(StoreTest, AGroupIsFoundAmongOthersAndGoesWithItsMessages) {
+  Batch batch;
+  for (Sequence at = 1; at <= 20; ++at) {
+    batch.appends.push_back({1, at, Record::make({.routing_key = "k", .group = at % 4})});
+  }
+  batch.appends[3].attempts = 2;
+  commit_or_fail(*store_, std::move(batch));
+  Batch consumed = advance(1, 4);
+  consumed.removes.push_back({1, 10, 2});
+  commit_or_fail(*store_, std::move(consumed));
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(store_->group(1, 2, {1, 21}, 100), (Sequences{6, 14, 18}));
+    EXPECT_EQ(store_->group(1, 2, {7, 21}, 1), (Sequences{14}));
+    EXPECT_EQ(store_->group(1, 3, {1, 15}, 100), (Sequences{7, 11}));
+    EXPECT_EQ(store_->group(1, 9, {1, 21}, 100), Sequences());
+    EXPECT_EQ(store_->group(2, 2, {1, 21}, 100), Sequences());
+    EXPECT_EQ(all_of(*store_, 1)[0].attempts, 2u);
+    EXPECT_EQ(all_of(*store_, 1)[1].record->group(), 1u);
+    reopen();
+  }
+  commit_or_fail(*store_, drop(1));
+  EXPECT_EQ(store_->group(1, 2, {1, 21}, 100), Sequences());
+}
+
 TEST_F(StoreTest, AWatermarkNeverMovesBack) {
   commit_or_fail(*store_, append(1, 1, 10));
   commit_or_fail(*store_, advance(1, 8));
@@ -360,11 +384,11 @@ class ForeignDatabase {
 
 TEST(OpenTest, ANewerFormatIsRefused) {
   TemporaryDirectory directory;
-  ForeignDatabase(directory.path())->Put({}, "format", std::string("\0\0\0\3", 4));
+  ForeignDatabase(directory.path())->Put({}, "format", std::string("\0\0\0\4", 4));
   auto store = open_rocksdb({.directory = directory.path()});
   ASSERT_FALSE(store);
   EXPECT_EQ(store.error().code, Code::kInvalid);
-  EXPECT_NE(store.error().message.find("format 3"), std::string::npos);
+  EXPECT_NE(store.error().message.find("format 4"), std::string::npos);
 }
 
 TEST(OpenTest, AnUnknownColumnFamilyIsRefused) {
