@@ -482,9 +482,9 @@ void Channel::deliver(ChannelConsumer& consumer, Queue& queue, Entry entry) {
     return;
   }
   ++consumer.unacked_count;
-  auto self = consumers_.find(consumer.tag());
   queue.release(entry);
-  unacked_.add({last_delivery_tag_, consumer.queue(), self->second, std::move(entry)});
+  unacked_.add(
+      {last_delivery_tag_, consumer.queue(), consumer.shared_from_this(), std::move(entry)});
 }
 
 Outcome<> Channel::on(const amqp::BasicGet& method) {

@@ -14,7 +14,7 @@ namespace sluice::broker {
 class Channel;
 
 // A basic.consume: pushes a queue's messages to its channel within the prefetch.
-class ChannelConsumer : public Consumer {
+class ChannelConsumer : public Consumer, public std::enable_shared_from_this<ChannelConsumer> {
  public:
   ChannelConsumer(Channel& channel, std::string tag, std::shared_ptr<Queue> queue, bool no_ack,
                   uint16_t prefetch)
@@ -75,6 +75,7 @@ class UnackedList {
       }
       ++at;
     }
+    taken.reserve(static_cast<size_t>(at - list_.begin()));
     for (auto it = list_.begin(); it != at; ++it) {
       if (it->queue == nullptr) {
         --vacant_;
