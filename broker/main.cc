@@ -16,10 +16,15 @@
 #include "broker/shards.h"
 #include "storage/rocksdb/rocksdb_store.h"
 
-// jemalloc reads it: memory that a burst took is given back a second after, not whenever.
+// jemalloc reads it: memory that a burst took is given back a second after, not whenever, and until
+// then it is used again, whatever its size was. By default the space of freed neighbours that has
+// grown to 64 times what is asked for is left alone, and what is larger than 8 MiB is given back at
+// once, so that every message of 16 KiB was written to pages new from the kernel.
 extern "C" {
 extern const char* malloc_conf;
-const char* malloc_conf = "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
+const char* malloc_conf =
+    "background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,"
+    "lg_extent_max_active_fit:16,oversize_threshold:0";
 }
 
 namespace sluice::broker {

@@ -9,9 +9,9 @@ namespace sluice::storage {
 // last; a single batch that is larger is still written as one.
 inline constexpr size_t kMergeBytesMax = 4u << 20;
 
-// What the committer keeps allocated between writes.
-inline constexpr size_t kIdleBufferBytes = 1u << 20;
-static_assert(kIdleBufferBytes <= kMergeBytesMax);
+// What the committer keeps allocated from a write to the next. It keeps nothing once it is idle.
+inline constexpr size_t kWriteBufferBytesMax = 16u << 20;
+static_assert(kMergeBytesMax <= kWriteBufferBytesMax);
 
 // Bodies from this size on lie in blob files, so that compaction does not copy them.
 inline constexpr uint64_t kBlobBytesMin = 64u << 10;

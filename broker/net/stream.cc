@@ -19,6 +19,11 @@ namespace {
 constexpr size_t kReadBufferBytes = 256 << 10;
 thread_local std::array<uint8_t, kReadBufferBytes> read_buffer;
 
+// The start of a frame that was kept is put in front of what is read next, so that the frames
+// behind it are handed over where they were read. What is longer than this is not moved at each
+// read: its end may come byte by byte.
+constexpr size_t kKeptInFrontMax = 32 << 10;
+
 // A buffer that grew beyond this is given back when it is empty.
 constexpr size_t kKeepCapacityBytes = 1 << 20;
 
@@ -155,8 +160,11 @@ void Stream::start(Events events) {
 void Stream::read_start() {
   int status = uv_read_start(
       &shared_->stream,
-      [](uv_handle_t*, size_t, uv_buf_t* buffer) {
-        *buffer = uv_buf_init(reinterpret_cast<char*>(read_buffer.data()), read_buffer.size());
+      [](uv_handle_t* handle, size_t, uv_buf_t* buffer) {
+        auto* shared = static_cast<Shared*>(handle->data);
+        size_t front = shared->owner != nullptr ? shared->owner->put_kept_in_front() : 0;
+        *buffer = uv_buf_init(reinterpret_cast<char*>(read_buffer.data()) + front,
+                              static_cast<unsigned>(read_buffer.size() - front));
       },
       [](uv_stream_t* handle, ssize_t count, const uv_buf_t* buffer) {
         auto* shared = static_cast<Shared*>(handle->data);
@@ -172,6 +180,12 @@ void Stream::read_start() {
   if (status != 0 && status != UV_EALREADY) end(uv_strerror(status));
 }
 
+size_t Stream::put_kept_in_front() {
+  if (paused_ || kept_.size() > kKeptInFrontMax) return 0;
+  std::ranges::copy(kept_, read_buffer.data());
+  return kept_.size();
+}
+
 size_t Stream::hand_over(std::span<const uint8_t> bytes) {
   size_t taken = 0;
   do {  // again where the receiver paused and resumed within one call
@@ -185,6 +199,11 @@ size_t Stream::hand_over(std::span<const uint8_t> bytes) {
 }
 
 void Stream::received(std::span<const uint8_t> bytes) {
+  if (auto front = static_cast<size_t>(bytes.data() - read_buffer.data()); front > 0) {
+    CHECK(front == kept_.size());
+    bytes = {read_buffer.data(), front + bytes.size()};
+    kept_.clear();
+  }
   if (!kept_.empty() || paused_) {
     kept_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     hand_over_kept();

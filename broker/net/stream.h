@@ -73,6 +73,8 @@ class Stream {
   struct Shared;  // outlives the Stream while libuv holds its handles
   explicit Stream(FlushList& flushes);
   void received(std::span<const uint8_t> bytes);
+  // Returns how many bytes it put at the start of the read buffer.
+  size_t put_kept_in_front();
   size_t hand_over(std::span<const uint8_t> bytes);
   void hand_over_kept();
   void write_done(int status);

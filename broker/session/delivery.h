@@ -115,6 +115,7 @@ class UnackedList {
       }
       ++at;
     }
+    taken.reserve(static_cast<size_t>(at - list_.begin()));
     for (auto it = list_.begin(); it != at; ++it) {
       if (it->queue == nullptr) {
         --vacant_;

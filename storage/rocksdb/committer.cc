@@ -227,12 +227,12 @@ void Committer::fail(const rocksdb::Status& status, std::string_view doing) {
 rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
   size_t bytes = 0;
   for (const Job& job : jobs) bytes += size_of(*job.batch);
-  if (bytes > kIdleBufferBytes) {
-    write_ = rocksdb::WriteBatch(bytes + bytes / 16);
-  } else if (write_.GetDataSize() > kIdleBufferBytes) {
-    write_ = rocksdb::WriteBatch();
-  } else {
-    write_.Clear();
+  bytes += bytes / 16;  // keys and lengths
+  write_.Clear();
+  size_t capacity = write_.Data().capacity();
+  if (capacity < bytes || capacity > kWriteBufferBytesMax) {
+    write_ = rocksdb::WriteBatch();  // first gives back what it had
+    write_ = rocksdb::WriteBatch(bytes);
   }
   plan(jobs);
   bodies_.begin(write_);

@@ -1,50 +1,24 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <cstring>
 #include <span>
 
 namespace sluice::storage {
 
+// CRC-32C (Castagnoli, RFC 3720 appendix B.4), by instruction where the CPU has it.
+//
+// RocksDB as Debian builds it computes this in software, which cost a tenth of the CPU time of
+// publishing. So a program that contains this function also defines rocksdb::crc32c::Extend, which
+// the dynamic linker then takes instead of the one in RocksDB's shared library. Were that built or
+// named otherwise, it would use its own again; crc32c_test.cc says so.
+uint32_t crc32c(std::span<const uint8_t> bytes);
+
+// The CRC of bytes in front of `bytes` and those, where `crc` is that of the former.
+uint32_t crc32c_extend(uint32_t crc, std::span<const uint8_t> bytes);
+
 namespace crc32c_detail {
-
-constexpr std::array<uint32_t, 256> make_table() {
-  std::array<uint32_t, 256> table{};
-  for (uint32_t i = 0; i < 256; ++i) {
-    uint32_t value = i;
-    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1) != 0 ? 0x82f63b78u : 0);
-    table[i] = value;
-  }
-  return table;
-}
-inline constexpr std::array<uint32_t, 256> kTable = make_table();
-
-__attribute__((target("sse4.2"))) inline uint32_t by_instruction(std::span<const uint8_t> bytes) {
-  uint64_t crc = 0xffffffff;
-  size_t at = 0;
-  for (; at + 8 <= bytes.size(); at += 8) {
-    uint64_t word;
-    std::memcpy(&word, bytes.data() + at, 8);
-    crc = __builtin_ia32_crc32di(crc, word);
-  }
-  auto rest = static_cast<uint32_t>(crc);
-  for (; at < bytes.size(); ++at) rest = __builtin_ia32_crc32qi(rest, bytes[at]);
-  return ~rest;
-}
-
-inline uint32_t by_table(std::span<const uint8_t> bytes) {
-  uint32_t crc = 0xffffffff;
-  for (uint8_t byte : bytes) crc = kTable[(crc ^ byte) & 0xff] ^ (crc >> 8);
-  return ~crc;
-}
-
+// What crc32c_extend() does on any CPU.
+uint32_t extend_by_table(uint32_t crc, std::span<const uint8_t> bytes);
 }  // namespace crc32c_detail
-
-// CRC-32C (Castagnoli, RFC 3720 appendix B.4).
-inline uint32_t crc32c(std::span<const uint8_t> bytes) {
-  static const bool fast = __builtin_cpu_supports("sse4.2");
-  return fast ? crc32c_detail::by_instruction(bytes) : crc32c_detail::by_table(bytes);
-}
 
 }  // namespace sluice::storage

@@ -4,6 +4,7 @@
 
 #include "broker/routing/virtual_host.h"
 #include "tests/broker/fake_store.h"
+#include "tests/broker/one_shard.h"
 
 namespace sluice::broker {
 namespace {
@@ -112,8 +113,8 @@ class DeadLetterTest : public testing::Test {
   std::unique_ptr<Journal> journal_ = std::make_unique<Journal>(
       store_, &loop_, [](const Error& error) { FAIL() << error.message; });
   Bodies bodies_{store_, *journal_, &loop_};
-  std::unique_ptr<VirtualHost> host_ =
-      std::make_unique<VirtualHost>(*journal_, resident_, bodies_, "/");
+  OneShard shard_{store_, *journal_, resident_, bodies_};
+  VirtualHost* const host_ = &shard_.host;
 };
 
 TEST_F(DeadLetterTest, WhatALimitDropsIsDeadLetteredInTheSameCommit) {

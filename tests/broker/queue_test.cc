@@ -6,6 +6,7 @@
 
 #include "broker/session/confirms.h"
 #include "tests/broker/fake_store.h"
+#include "tests/broker/one_shard.h"
 
 namespace sluice::broker {
 namespace {
@@ -411,18 +412,14 @@ TEST_F(QueueTest, ConsumersTakeTurnsAndSkipWhoCanNot) {
 }
 
 TEST_F(QueueTest, ConfirmsAreDueWhenDurableAndUseMultiple) {
-  Mailroom mailroom;
-  mailroom.add([] {});
-  Courier courier(mailroom, 0);
   Bodies bodies(store_, *journal_, &loop_);
-  Names names("/");
-  VirtualHost host(names, store_, *journal_, resident_, bodies, courier);
+  OneShard shard(store_, *journal_, resident_, bodies);
   std::vector<std::pair<uint64_t, bool>> acks;
   auto confirms = std::make_shared<Confirms>(
       [&](uint64_t tag, bool multiple) { acks.emplace_back(tag, multiple); }, nullptr);
   auto stored = [&] {
     publish("x");
-    confirms->published(host, host.here());
+    confirms->published(shard.host, shard.host.here());
   };
   stored();
   stored();

@@ -269,6 +269,22 @@ class SlowAndHalfOpen(BadInputCase):
             self.pump(self.bystander, lambda: self.arrived)
         self.assertEqual(self.arrived[0][2], b"drop by drop")
 
+    def test_frames_cut_at_random_places(self):
+        """Whatever a read leaves of a frame, short or long, is put together with what follows."""
+        rng = random.Random(self.seed())
+        bodies = [rng.randbytes(rng.choice((0, 1, 11, 5000, 16384, 33000, 70000, 130000)))
+                  for _ in range(200)]
+        raw = self.opened()
+        stream = b"".join(wire.message(1, "", self.queue, body) for body in bodies)
+        at = 0
+        while at < len(stream):
+            size = rng.choice((1, 7, 8, 100, 4096, 32768, 32769, 100000, 262144))
+            raw.send(stream[at:at + size])
+            at += size
+        self.pump(self.bystander, lambda: len(self.arrived) == len(bodies))
+        for number, (arrived, body) in enumerate(zip(self.arrived, bodies)):
+            self.assertEqual(arrived[2], body, number)
+
     def test_connections_that_are_reset(self):
         for _ in range(50):
             raw = self.opened()

@@ -8,7 +8,6 @@
 #include <random>
 #include <thread>
 
-#include "storage/rocksdb/crc32c.h"
 #include "tests/storage/crash_support.h"
 
 namespace sluice::storage {
@@ -265,15 +264,6 @@ TEST(WalFilesTest, AMissingLogIsRefused) {
   }
   fs::remove(logs_in(directory.path())[0]);
   EXPECT_FALSE(open_rocksdb({.directory = directory.path()}));
-}
-
-TEST(Crc32cTest, AgreesWithThePublishedValues) {
-  std::vector<uint8_t> zeros(32, 0), ones(32, 0xff), digits;
-  for (char c : std::string_view("123456789")) digits.push_back(static_cast<uint8_t>(c));
-  EXPECT_EQ(crc32c(zeros), 0x8a9136aau);  // RFC 3720, B.4
-  EXPECT_EQ(crc32c(ones), 0x62a8ab43u);
-  EXPECT_EQ(crc32c(digits), 0xe3069283u);
-  EXPECT_EQ(crc32c_detail::by_table(digits), 0xe3069283u);
 }
 
 }  // namespace
