@@ -22,7 +22,8 @@ RecordPtr Record::make(const Parts& parts) {
   auto exchange = builder.CreateString(parts.exchange.data(), parts.exchange.size());
   builder.Finish(schema::CreateMessage(
       builder, exchange, routing_key, properties, body, parts.published_at_ms,
-      parts.external ? parts.external->id() : 0, parts.external ? parts.external->bytes() : 0));
+      parts.external ? parts.external->id() : 0, parts.external ? parts.external->bytes() : 0,
+      parts.ready_at_ms, parts.expires_at_ms));
   return std::make_shared<const Record>(builder.Release(), parts.external);
 }
 

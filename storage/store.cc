@@ -6,8 +6,11 @@ namespace sluice::storage {
 
 bool Batch::empty() const {
   return definitions.empty() && blobs.empty() && dropped_queues.empty() && chunks.empty() &&
-         attempts.empty() && advances.empty() && removes.empty() &&
-         std::ranges::all_of(appends, [](const Append& a) { return a.record == nullptr; });
+         attempts.empty() && advances.empty() && removes.empty() && unschedules.empty() &&
+         schedule_advances.empty() && expiring_queues.empty() && remembers.empty() &&
+         dedup_advances.empty() &&
+         std::ranges::all_of(appends, [](const Append& a) { return a.record == nullptr; }) &&
+         std::ranges::all_of(schedules, [](const Schedule& s) { return s.record == nullptr; });
 }
 
 void Batch::clear() {
@@ -19,6 +22,12 @@ void Batch::clear() {
   attempts.clear();
   advances.clear();
   removes.clear();
+  schedules.clear();
+  unschedules.clear();
+  schedule_advances.clear();
+  expiring_queues.clear();
+  remembers.clear();
+  dedup_advances.clear();
 }
 
 }  // namespace sluice::storage

@@ -56,7 +56,7 @@ void Reclaimer::reclaim() {
     spdlog::warn("store: disk space is given back later: {}", status.ToString());
   };
   report(engine_.db->Flush({}, {engine_.meta, engine_.messages, engine_.attempts, engine_.queues,
-                                engine_.catalog, engine_.blobs}));
+                                engine_.catalog, engine_.blobs, engine_.schedule, engine_.dedup}));
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;
   for (const auto& [queue, watermark] : watermarks_.all()) {
