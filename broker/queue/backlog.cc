@@ -243,6 +243,14 @@ bool Backlog::load_returned() {
   return false;
 }
 
+const Entry& Backlog::next() {
+  CHECK(ready_count() > 0);
+  if (!returned_.empty()) return returned_.begin()->second;
+  if (head_.entries.empty() && disk_.count == 0) std::swap(head_, tail_);
+  CHECK(!head_.entries.empty());
+  return head_.entries.front();
+}
+
 Entry Backlog::pop() {
   CHECK(ready_count() > 0);
   Entry entry;

@@ -61,7 +61,9 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   bool next_is_resident();
   // The same, but reads it now: for who must have an answer. False where there is none.
   bool load_next();
-  // Takes out the oldest message, which must be in RAM.
+  // The oldest message, which must be in RAM.
+  const Entry& next();
+  // Takes it out.
   Entry pop();
 
   // The message is done with: it leaves the queue for good.

@@ -4,9 +4,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "broker/net/handles.h"
+#include "broker/queue/alarms.h"
 #include "broker/queue/limits.h"
 #include "storage/store.h"
 
@@ -35,7 +37,8 @@ class Journal {
   // work.
   using Failed = std::function<void(const Error&)>;
 
-  Journal(storage::Store& store, uv_loop_t* loop, Failed failed);
+  Journal(storage::Store& store, uv_loop_t* loop, Failed failed,
+          const Clock& clock = Clock::machine());
 
   AppendSlot append(storage::QueueId queue, storage::Sequence sequence, storage::RecordPtr record);
   // A part of an external body.
@@ -43,10 +46,16 @@ class Journal {
   // Takes an append back if it has not been handed over; true where it will never be written.
   bool cancel(const AppendSlot& slot);
 
+  // The same for a message that is not due yet.
+  AppendSlot schedule(storage::QueueId queue, storage::ScheduleKey key, storage::RecordPtr record);
+  bool cancel_scheduled(const AppendSlot& slot);
+
   // Takes back the attempts noted for a message whose append was cancelled.
   void forget_attempts(storage::QueueId queue, storage::Sequence sequence);
   // Drops all of a queue, also what still waits to be written for it.
   void drop(storage::QueueId queue);
+
+  Alarms& alarms() { return alarms_; }
 
   // The batch that gathers: for everything but appends.
   storage::Batch& changes() { return *gathering_; }
@@ -70,6 +79,15 @@ class Journal {
                 size_t bytes_max) {
     return store_.read(queue, range, count_max, bytes_max);
   }
+  // Delayed messages that are committed, read on another thread.
+  void read_schedule(storage::QueueId queue, storage::ScheduleKey from, size_t count_max,
+                     size_t bytes_max,
+                     std::function<void(Expected<std::vector<storage::ScheduledMessage>>)> done);
+  // Reads one committed row, now: mostly from RAM.
+  Expected<std::optional<storage::DedupEntry>> find_id(storage::QueueId queue,
+                                                       const storage::DedupHash& id) {
+    return store_.find_id(queue, id);
+  }
   // What should be in the store is not: ends the process, as a failed commit does.
   void fail_reading(const Error& error) { failed_(error); }
 
@@ -91,6 +109,7 @@ class Journal {
 
  private:
   void committed();
+  void count(size_t more, size_t less);
   bool due() const { return !waiting_.empty() || quiet_over_ || gathering_bytes_ > kQuietBytesMax; }
 
   storage::Store& store_;
@@ -98,6 +117,7 @@ class Journal {
   Failed failed_;
   net::Wakeup wakeup_;
   net::Timer quiet_timer_;
+  Alarms alarms_;
   bool quiet_over_ = false;
 
   uint64_t batch_number_ = 1;
