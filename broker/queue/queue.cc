@@ -46,7 +46,7 @@ bool Queue::publish(storage::RecordPtr record, bool persistent, std::string_view
 
 // A `fresh` message is given to a consumer that waits for it even where it is to live for no time.
 bool Queue::enqueue(storage::RecordPtr record, bool persistent, bool fresh) {
-  fresh = fresh && ready_count() == 0;
+  fresh = fresh && expiry_ != nullptr && ready_count() == 0;
   bool stored = backlog_->push(std::move(record), persistent);
   pump(fresh);
   return stored;

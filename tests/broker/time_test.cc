@@ -254,6 +254,16 @@ TEST_F(TimeTest, AClockThatJumpsForwardIsNoticed) {
   EXPECT_EQ(drain(), "a");
 }
 
+// The newest is always the last to be due, and never committed yet.
+TEST_F(TimeTest, TheSameDelayForAllIsBoundedInRamToo) {
+  for (int i = 0; i < 20'000; ++i) {
+    clock_.pass(1);
+    publish(std::to_string(i), 3'600'000);
+    if (i % 100 == 99) commit();
+    ASSERT_LE(queue_->delayed_resident_count(), kScheduleCountMax + 201) << i;
+  }
+}
+
 TEST_F(TimeTest, DelayedMessagesOfAQueueThatIsNotDurableGoWithIt) {
   settings_.durable = false;
   queue_ = make();
