@@ -27,9 +27,11 @@ inline constexpr size_t kMessageBufferBytes = 16u << 20;  // one memtable of mes
 inline constexpr int kMessageBuffersMax = 3;              // being filled and being flushed
 inline constexpr size_t kBodyBufferBytes = 16u << 20;     // one memtable of chunks
 inline constexpr int kBodyBuffersMax = 2;
-inline constexpr size_t kSmallBufferBytes = 2u << 20;  // one memtable of any other kind
+inline constexpr size_t kScheduleBufferBytes = 4u << 20;  // one memtable of delayed messages
+inline constexpr size_t kSmallBufferBytes = 2u << 20;     // one memtable of any other kind
 inline constexpr size_t kBlockCacheBytes = 8u << 20;
 inline constexpr int kOpenFilesMax = 512;
+inline constexpr int kBloomBitsPerId = 10;  // of deduplication: 1% are looked up in vain
 
 // How much log a restart after a crash may have to replay.
 inline constexpr uint64_t kWalBytesMax = 96u << 20;

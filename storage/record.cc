@@ -29,10 +29,10 @@ RecordPtr Record::make(const Parts& parts) {
   auto properties = builder.CreateVector(parts.properties.data(), parts.properties.size());
   auto routing_key = builder.CreateString(parts.routing_key.data(), parts.routing_key.size());
   auto exchange = builder.CreateString(parts.exchange.data(), parts.exchange.size());
-  builder.Finish(schema::CreateMessage(builder, exchange, routing_key, properties, body,
-                                       parts.published_at_ms,
-                                       parts.external ? parts.external->id() : 0,
-                                       parts.external ? parts.external->bytes() : 0, parts.group));
+  builder.Finish(schema::CreateMessage(
+      builder, exchange, routing_key, properties, body, parts.published_at_ms,
+      parts.external ? parts.external->id() : 0, parts.external ? parts.external->bytes() : 0,
+      parts.group, parts.ready_at_ms, parts.expires_at_ms));
   return std::make_shared<const Record>(builder.Release(), parts.external);
 }
 

@@ -28,6 +28,9 @@ class Record {
     int64_t published_at_ms = 0;
     BodyPtr external;    // instead of `body`
     uint64_t group = 0;  // see group()
+    // ms since the epoch; 0: none.
+    int64_t ready_at_ms = 0;
+    int64_t expires_at_ms = 0;
   };
 
   static std::shared_ptr<const Record> make(const Parts& parts);
@@ -52,12 +55,19 @@ class Record {
 
   // body_bytes() of a record that was read from disk. kCorrupt as from_bytes().
   static Expected<uint64_t> body_bytes_of(std::span<const uint8_t> bytes);
+  // Not to be handed out before `ready_at_ms`, nor from `expires_at_ms` on; 0: none.
+  int64_t ready_at_ms() const { return message().ready_at_ms(); }
+  int64_t expires_at_ms() const { return message().expires_at_ms(); }
+  // Whether it has either: without a look into the buffer, because most have not.
+  bool timed() const { return timed_; }
 
   // What all records of the process take, their bookkeeping included.
   static size_t resident_bytes() { return resident_bytes_.load(std::memory_order_relaxed); }
 
   Record(flatbuffers::DetachedBuffer buffer, BodyPtr external)
-      : buffer_(std::move(buffer)), external_(std::move(external)) {
+      : buffer_(std::move(buffer)),
+        external_(std::move(external)),
+        timed_(message().ready_at_ms() != 0 || message().expires_at_ms() != 0) {
     resident_bytes_.fetch_add(footprint(), std::memory_order_relaxed);
   }
   ~Record() { resident_bytes_.fetch_sub(footprint(), std::memory_order_relaxed); }
@@ -66,7 +76,7 @@ class Record {
 
  private:
   // A record's own fields, its counts, and what the allocator adds.
-  static constexpr size_t kOverheadBytes = 112;
+  static constexpr size_t kOverheadBytes = 120;
   size_t footprint() const { return buffer_.size() + kOverheadBytes; }
 
   const schema::Message& message() const { return *schema::GetMessage(buffer_.data()); }
@@ -81,6 +91,7 @@ class Record {
 
   flatbuffers::DetachedBuffer buffer_;
   BodyPtr external_;
+  const bool timed_;
 };
 
 using RecordPtr = std::shared_ptr<const Record>;

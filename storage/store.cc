@@ -7,7 +7,10 @@ namespace sluice::storage {
 bool Batch::empty() const {
   return ties.empty() && definitions.empty() && blobs.empty() && dropped_queues.empty() &&
          chunks.empty() && attempts.empty() && advances.empty() && removes.empty() &&
-         std::ranges::all_of(appends, [](const Append& a) { return a.record == nullptr; });
+         unschedules.empty() && schedule_advances.empty() && expiring_queues.empty() &&
+         remembers.empty() && dedup_advances.empty() &&
+         std::ranges::all_of(appends, [](const Append& a) { return a.record == nullptr; }) &&
+         std::ranges::all_of(schedules, [](const Schedule& s) { return s.record == nullptr; });
 }
 
 void Batch::clear() {
@@ -20,6 +23,12 @@ void Batch::clear() {
   attempts.clear();
   advances.clear();
   removes.clear();
+  schedules.clear();
+  unschedules.clear();
+  schedule_advances.clear();
+  expiring_queues.clear();
+  remembers.clear();
+  dedup_advances.clear();
 }
 
 }  // namespace sluice::storage

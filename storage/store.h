@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -47,6 +49,42 @@ class Tie {
   uint32_t missing_;  // batches that were not handed over yet; the committer's
 };
 
+// The place of a delayed message in its queue's schedule: when it is due, wall clock in ms since
+// the epoch, and a number that tells those apart which are due at the same time. Never used again.
+struct ScheduleKey {
+  uint64_t due_ms = 0;
+  uint64_t number = 0;
+  auto operator<=>(const ScheduleKey&) const = default;
+};
+
+// What is known of a queue's schedule without reading it.
+struct SchedulePosition {
+  uint64_t first_due_ms = 0;  // nothing in it is due before
+  uint64_t next_number = 1;
+  uint64_t count = 0;
+  bool operator==(const SchedulePosition&) const = default;
+};
+
+// A message's deduplication id, hashed.
+using DedupHash = std::array<uint8_t, 16>;
+
+// When a queue met an id, and how many it had met before.
+struct DedupEntry {
+  uint64_t number = 0;
+  uint64_t at_ms = 0;
+  bool operator==(const DedupEntry&) const = default;
+};
+
+// Where a queue's window of ids stands: those with a number below `watermark` are forgotten. The
+// marks are some of the entries, in their order: by them a time becomes a watermark.
+struct DedupPosition {
+  uint64_t watermark = 1;
+  uint64_t next_number = 1;
+  uint64_t last_at_ms = 0;
+  std::vector<DedupEntry> marks;
+  bool operator==(const DedupPosition&) const = default;
+};
+
 // Changes that become durable together or not at all. Built and owned by one shard; it is the
 // committer's between commit() and the callback. The order of the members is the order in which
 // they apply: definitions first, so a message never precedes its queue.
@@ -83,6 +121,34 @@ class Batch {
     Sequence sequence;
     uint32_t count;
   };
+  // A message that is not in its queue before it is due.
+  struct Schedule {
+    QueueId queue;
+    ScheduleKey key;
+    RecordPtr record;  // null: cancelled, skip it
+  };
+  // It was moved to its queue, or is done with. At most once for each key, and only for keys that
+  // were scheduled.
+  struct Unschedule {
+    QueueId queue;
+    ScheduleKey key;
+  };
+  // Comes with each batch that schedules or unschedules. The last one of a queue counts.
+  struct ScheduleAdvance {
+    QueueId queue;
+    SchedulePosition position;
+  };
+  // A deduplication id that the queue met.
+  struct Remember {
+    QueueId queue;
+    DedupHash id;
+    DedupEntry entry;
+  };
+  // Comes with each batch that remembers. The last one of a queue counts.
+  struct DedupAdvance {
+    QueueId queue;
+    DedupPosition position;
+  };
   struct Definition {
     CatalogKind kind;
     std::string key;
@@ -114,6 +180,12 @@ class Batch {
   std::vector<Attempts> attempts;
   std::vector<Advance> advances;
   std::vector<Remove> removes;
+  std::vector<Schedule> schedules;
+  std::vector<Unschedule> unschedules;
+  std::vector<ScheduleAdvance> schedule_advances;
+  std::vector<QueueId> expiring_queues;  // from now on some messages of theirs may expire
+  std::vector<Remember> remembers;
+  std::vector<DedupAdvance> dedup_advances;
 
   // True where nothing needs writing (cancelled appends do not count) and nobody waits for it.
   bool empty() const;
@@ -123,6 +195,11 @@ class Batch {
 struct StoredMessage {
   Sequence sequence;
   uint32_t attempts;  // 0 where none was recorded
+  RecordPtr record;
+};
+
+struct ScheduledMessage {
+  ScheduleKey key;
   RecordPtr record;
 };
 
@@ -163,7 +240,8 @@ class Store {
   // For recovery, before the first commit that names the queue.
   virtual Expected<QueuePosition> position(QueueId queue) = 0;
 
-  // All queues that have a position, by ascending id: a spilled transient queue is in no catalog.
+  // All queues under which anything is stored, by ascending id: a spilled transient queue is in no
+  // catalog.
   virtual Expected<std::vector<QueueId>> queues() = 0;
 
   // The messages of `queue` in `range`, in order, at most `count_max` of them and no more once
@@ -175,6 +253,21 @@ class Store {
   // ones are not left out.
   virtual Expected<std::vector<Sequence>> group(QueueId queue, uint64_t group, SequenceRange range,
                                                 size_t count_max) = 0;
+
+  // For recovery.
+  virtual Expected<SchedulePosition> schedule(QueueId queue) = 0;
+  virtual Expected<bool> expiring(QueueId queue) = 0;
+  virtual Expected<DedupPosition> dedup(QueueId queue) = 0;
+
+  // The delayed messages of `queue` from `from` on, in order, at most `count_max` of them and no
+  // more once `bytes_max` is passed (at least one where there is one).
+  virtual Expected<std::vector<ScheduledMessage>> read_schedule(QueueId queue, ScheduleKey from,
+                                                                size_t count_max,
+                                                                size_t bytes_max) = 0;
+
+  // When the queue met the id last; nothing where it did not or it is long ago. May also find what
+  // is below the watermark.
+  virtual Expected<std::optional<DedupEntry>> find_id(QueueId queue, const DedupHash& id) = 0;
 
   // Asks for the disk space of what was consumed, rather sooner than cheaply; returns at once. From
   // any thread.

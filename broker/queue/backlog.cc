@@ -278,8 +278,8 @@ void Backlog::fill(Entry& entry, storage::StoredMessage message) {
 
 Entry Backlog::pop_head() {
   Entry entry = head_.pop_front();
-  if (!grouped_)
-    consumed_.add(position_, entry.sequence);  // never stored, or gone before a restart
+  // What is in between was never stored, or was gone before a restart.
+  if (!grouped_) consumed_.add(position_, entry.sequence);
   position_ = entry.sequence + 1;
   if (disk_.count > 0) read_ahead();
   return entry;
@@ -303,6 +303,13 @@ void Backlog::came_back(const Entry& entry) {
     out_stored_bytes_ -= entry.body_bytes;
   }
   if (grouped_) grouped_->out.erase(entry.sequence);
+}
+
+const Entry& Backlog::next() {
+  CHECK(ready_count() > 0);
+  if (!returned_.empty()) return returned_.begin()->second;
+  CHECK(head_is_resident());
+  return head_.entries.front();
 }
 
 Entry Backlog::pop() {

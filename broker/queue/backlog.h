@@ -74,7 +74,9 @@ class Backlog : public std::enable_shared_from_this<Backlog> {
   // The same, but reads it now: for who must have an answer. False where there is none, or none was
   // found among the next kPassedOverPerFetch.
   bool load_next();
-  // Takes out the oldest message that may be taken, which must be in RAM.
+  // The oldest message that may be taken, which must be in RAM.
+  const Entry& next();
+  // Takes it out.
   Entry pop();
 
   // Whether pop_oldest() has nothing to read.

@@ -4,20 +4,44 @@
 #include "broker/queue/backlog.h"
 
 namespace sluice::broker {
-
 namespace {
 
 std::atomic<uint64_t> last_source = 0;
 
+// Runs `work` on a thread of the loop's pool, and gives `done` its result on a later turn.
+template <typename Result>
+void run_in_pool(uv_loop_t* loop, std::function<Result()> work, std::function<void(Result)> done) {
+  struct Request {
+    uv_work_t request;
+    std::function<Result()> work;
+    std::function<void(Result)> done;
+    std::optional<Result> result;
+  };
+  auto* request = new Request{{}, std::move(work), std::move(done), {}};
+  request->request.data = request;
+  int status = uv_queue_work(
+      loop, &request->request,
+      [](uv_work_t* at) {
+        auto* self = static_cast<Request*>(at->data);
+        self->result = self->work();
+      },
+      [](uv_work_t* at, int) {
+        std::unique_ptr<Request> self(static_cast<Request*>(at->data));
+        self->done(*std::move(self->result));
+      });
+  CHECK(status == 0);
+}
+
 }  // namespace
 
-Journal::Journal(storage::Store& store, uv_loop_t* loop, Failed failed)
+Journal::Journal(storage::Store& store, uv_loop_t* loop, Failed failed, const Clock& clock)
     : store_(store),
       loop_(loop),
       source_(++last_source),
       failed_(std::move(failed)),
       wakeup_(loop, [this] { committed(); }),
-      quiet_timer_(loop, [this] { quiet_over_ = true; }) {}
+      quiet_timer_(loop, [this] { quiet_over_ = true; }),
+      alarms_(loop, clock) {}
 
 AppendSlot Journal::append(storage::QueueId queue, storage::Sequence sequence,
                            storage::RecordPtr record) {
@@ -40,6 +64,22 @@ bool Journal::cancel(const AppendSlot& slot) {
   return true;
 }
 
+AppendSlot Journal::schedule(storage::QueueId queue, storage::ScheduleKey key,
+                             storage::RecordPtr record) {
+  count(record->bytes().size(), 0);
+  gathering_->schedules.push_back({queue, key, std::move(record)});
+  return {batch_number_, static_cast<uint32_t>(gathering_->schedules.size() - 1)};
+}
+
+bool Journal::cancel_scheduled(const AppendSlot& slot) {
+  if (slot.batch != batch_number_) return false;
+  storage::RecordPtr& record = gathering_->schedules[slot.index].record;
+  CHECK(record != nullptr);
+  count(0, record->bytes().size());
+  record.reset();
+  return true;
+}
+
 void Journal::note_attempts(const AppendSlot& slot, const storage::Batch::Attempts& attempts) {
   if (slot.batch == batch_number_) {
     gathering_->appends[slot.index].attempts = attempts.count;
@@ -49,11 +89,15 @@ void Journal::note_attempts(const AppendSlot& slot, const storage::Batch::Attemp
 }
 
 void Journal::drop(storage::QueueId queue) {
-  for (storage::Batch::Append& append : gathering_->appends) {
-    if (append.queue != queue || append.record == nullptr) continue;
-    count(0, append.record->bytes().size());
-    append.record.reset();
-  }
+  auto cancel_all = [&](auto& stored) {
+    for (auto& message : stored) {
+      if (message.queue != queue || message.record == nullptr) continue;
+      count(0, message.record->bytes().size());
+      message.record.reset();
+    }
+  };
+  cancel_all(gathering_->appends);
+  cancel_all(gathering_->schedules);
   auto of_queue = [queue](const auto& change) { return change.queue == queue; };
   std::erase_if(gathering_->attempts, of_queue);
   gathering_->dropped_queues.push_back(queue);
@@ -61,34 +105,29 @@ void Journal::drop(storage::QueueId queue) {
 
 void Journal::read(storage::QueueId queue, storage::SequenceRange range, size_t count_max,
                    size_t bytes_max, std::function<void(Page)> done) {
-  struct Request {
-    uv_work_t work;
-    std::function<Page()> read;
-    Page page;
-    std::function<void(Page)> done;
-  };
-  auto* request =
-      new Request{.read = [&store = store_, queue, range, count_max,
-                           bytes_max] { return store.read(queue, range, count_max, bytes_max); },
-                  .done = std::move(done)};
-  request->work.data = request;
-  int status = uv_queue_work(
-      loop_, &request->work,
-      [](uv_work_t* work) {
-        auto* self = static_cast<Request*>(work->data);
-        self->page = self->read();
+  run_in_pool<Page>(
+      loop_,
+      [&store = store_, queue, range, count_max, bytes_max] {
+        return store.read(queue, range, count_max, bytes_max);
       },
-      [](uv_work_t* work, int) {
-        std::unique_ptr<Request> self(static_cast<Request*>(work->data));
-        self->done(std::move(self->page));
-      });
-  CHECK(status == 0);
+      std::move(done));
 }
 
 // Of the gathering batch. Only this thread writes the sum.
 void Journal::count(size_t more, size_t less) {
   gathering_bytes_ += more - less;
   unwritten_bytes_.store(unwritten_bytes() + more - less, std::memory_order_relaxed);
+}
+
+void Journal::read_schedule(
+    storage::QueueId queue, storage::ScheduleKey from, size_t count_max, size_t bytes_max,
+    std::function<void(Expected<std::vector<storage::ScheduledMessage>>)> done) {
+  run_in_pool<Expected<std::vector<storage::ScheduledMessage>>>(
+      loop_,
+      [&store = store_, queue, from, count_max, bytes_max] {
+        return store.read_schedule(queue, from, count_max, bytes_max);
+      },
+      std::move(done));
 }
 
 void Journal::turn_end() {

@@ -6,9 +6,11 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "broker/net/handles.h"
+#include "broker/queue/alarms.h"
 #include "broker/queue/limits.h"
 #include "storage/store.h"
 
@@ -40,13 +42,18 @@ class Journal {
   // work.
   using Failed = std::function<void(const Error&)>;
 
-  Journal(storage::Store& store, uv_loop_t* loop, Failed failed);
+  Journal(storage::Store& store, uv_loop_t* loop, Failed failed,
+          const Clock& clock = Clock::machine());
 
   AppendSlot append(storage::QueueId queue, storage::Sequence sequence, storage::RecordPtr record);
   // A part of an external body.
   void put_chunk(storage::Batch::Chunk chunk);
   // Takes an append back if it has not been handed over; true where it will never be written.
   bool cancel(const AppendSlot& slot);
+
+  // The same for a message that is not due yet.
+  AppendSlot schedule(storage::QueueId queue, storage::ScheduleKey key, storage::RecordPtr record);
+  bool cancel_scheduled(const AppendSlot& slot);
 
   // Writes how often a message came back, with the message itself where that is still to be
   // written.
@@ -55,6 +62,7 @@ class Journal {
   void drop(storage::QueueId queue);
 
   uv_loop_t* loop() const { return loop_; }
+  Alarms& alarms() { return alarms_; }
 
   // The batch that gathers: for everything but appends.
   storage::Batch& changes() { return *gathering_; }
@@ -88,6 +96,15 @@ class Journal {
                                                      storage::SequenceRange range,
                                                      size_t count_max) {
     return store_.group(queue, group, range, count_max);
+  }
+  // Delayed messages that are committed, read on another thread.
+  void read_schedule(storage::QueueId queue, storage::ScheduleKey from, size_t count_max,
+                     size_t bytes_max,
+                     std::function<void(Expected<std::vector<storage::ScheduledMessage>>)> done);
+  // Reads one committed row, now: mostly from RAM.
+  Expected<std::optional<storage::DedupEntry>> find_id(storage::QueueId queue,
+                                                       const storage::DedupHash& id) {
+    return store_.find_id(queue, id);
   }
   // What should be in the store is not: ends the process, as a failed commit does.
   void fail_reading(const Error& error) { failed_(error); }
@@ -124,6 +141,7 @@ class Journal {
   Failed failed_;
   net::Wakeup wakeup_;
   net::Timer quiet_timer_;
+  Alarms alarms_;
   bool quiet_over_ = false;
 
   uint64_t batch_number_ = 1;

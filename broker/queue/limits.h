@@ -36,6 +36,21 @@ inline constexpr size_t kDeathsPerTurn = 256;
 inline constexpr uint32_t kUnsummedCountMax = 256;
 inline constexpr size_t kUnsummedBytesMax = 256u << 10;
 
+// The earliest delayed messages of a queue that are in RAM, and in bytes of records.
+inline constexpr size_t kScheduleCountMax = 2048;
+inline constexpr size_t kScheduleBytesMax = 512u << 10;
+// Messages that are due, or that have expired, and leave in one turn of the loop; and how much may
+// wait to be written before more of the former do.
+inline constexpr size_t kReleasesPerTurn = 1024;
+inline constexpr size_t kExpiriesPerTurn = 1024;
+inline constexpr size_t kReleaseBytesMax = 4u << 20;
+
+// How long a jump of the wall clock may go unnoticed.
+inline constexpr int64_t kClockCheckMs = 5000;
+
+// A window of deduplication ids is forgotten in so many parts.
+inline constexpr uint64_t kDedupMarksMax = 32;
+
 // How long changes may gather that nobody waits for, and how many bytes of messages.
 inline constexpr uint64_t kQuietCommitMs = 5;
 inline constexpr size_t kQuietBytesMax = 1u << 20;

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <optional>
@@ -12,10 +13,13 @@
 
 #include "broker/amqp/table.h"
 #include "broker/queue/backlog.h"
+#include "broker/queue/dedup.h"
+#include "broker/queue/expiry.h"
 #include "broker/queue/journal.h"
 #include "broker/queue/lanes.h"
 #include "broker/queue/policy.h"
 #include "broker/queue/resident_set.h"
+#include "broker/queue/schedule.h"
 #include "storage/store.h"
 
 namespace sluice::broker {
@@ -45,11 +49,15 @@ struct QueueSettings {
   bool auto_delete = false;
   amqp::Table arguments;
   QueuePolicy policy;  // as declared
+  std::optional<uint64_t> message_ttl_ms;
+  std::optional<uint64_t> unused_ttl_ms;  // of the queue, where nobody uses it
+  std::optional<DedupSettings> dedup;
 };
 
-// A queue: its messages (broker/queue/lanes.h), how many of them are out, its limits and its
-// consumers. An actor of its shard's thread. Held by shared_ptr because messages that are out
-// outlive a deleted queue; after deletion, giving them back has no effect.
+// A queue: its messages (broker/queue/lanes.h), how many of them are out, its limits, its
+// consumers, and what its messages and itself have to do with time, which most have nothing. An
+// actor of its shard's thread. Held by shared_ptr because messages that are out outlive a deleted
+// queue; after deletion, giving them back has no effect.
 class Queue : public std::enable_shared_from_this<Queue> {
  public:
   Queue(Journal& journal, ResidentSet& resident, storage::QueueId id, QueueSettings settings);
@@ -64,7 +72,9 @@ class Queue : public std::enable_shared_from_this<Queue> {
   // The shard that it lives on, whose thread alone may touch it. Set by routing, once.
   unsigned shard = 0;
 
-  // Where messages go that die in this queue; without, they are settled.
+  // Where messages go that die in this queue; without, they are settled. A message that expires
+  // dies when it is the first of the queue, or becomes so; until then it counts as ready, and is
+  // handed to nobody.
   void when_dead(DeadLetter dead_letter) { dead_letter_ = std::move(dead_letter); }
 
   const QueuePolicy& policy() const { return policy_; }
@@ -72,9 +82,11 @@ class Queue : public std::enable_shared_from_this<Queue> {
   // at once, others in the turns that follow.
   void change_policy(const QueuePolicy& policy);
 
-  // A message that finds its queue full is refused, or makes the oldest one of the lowest priority
-  // die, as the policy says.
-  Accepted publish(storage::RecordPtr record, Placing placing);
+  // Appends a message, when it is due where its record says so. One that finds its queue full is
+  // refused, or makes the oldest one of the lowest priority die, as the policy says. One whose
+  // `dedup_id` is not empty and was met within the queue's window is dropped: the result is that of
+  // the first one.
+  Accepted publish(storage::RecordPtr record, Placing placing, std::string_view dedup_id = {});
   // Takes the next ready message; where it is not in RAM this reads it, blocking the shard. Nothing
   // also where those that are ready wait for their groups.
   std::optional<Entry> take();
@@ -99,7 +111,7 @@ class Queue : public std::enable_shared_from_this<Queue> {
   bool is_on_disk(const Entry& entry) const;
   bool reload(Entry& entry);
 
-  // Removes all ready messages and returns how many there were.
+  // Removes all ready messages and returns how many there were. Those that are not due yet stay.
   size_t purge() { return lanes_.purge(); }
   // The first `count_max` ready messages, which stay; may read from disk.
   std::vector<Entry> peek(size_t count_max) { return lanes_.peek(count_max); }
@@ -117,11 +129,25 @@ class Queue : public std::enable_shared_from_this<Queue> {
   uint64_t ready_bytes() const { return lanes_.ready_bytes(); }
   size_t unacked_count() const { return unacked_count_; }
 
+  // Not due yet, and not among the ready ones.
+  size_t delayed_count() const { return schedule_ != nullptr ? schedule_->count() : 0; }
+  size_t delayed_resident_count() const {
+    return schedule_ != nullptr ? schedule_->resident_count() : 0;
+  }
+  // Since the start: messages that expired, and that were dropped as duplicates.
+  uint64_t expired_count() const { return dead_count(DeathReason::kExpired); }
+  uint64_t duplicate_count() const { return duplicate_count_; }
+
+  // Called when the queue had no consumer and was not used for as long as it says; may remove it.
+  void when_unused(std::function<void()> unused) { unused_ = std::move(unused); }
+  // It was declared again.
+  void used() {
+    if (unused_timer_ != nullptr) unused_timer_->used();
+  }
+
   // For a durable queue, once, before anything else. `stored` is Store::queues(), in order. Where
   // the queue is longer than its policy says, change_policy() is to be called.
-  Expected<> recover(storage::Store& store, std::span<const storage::QueueId> stored) {
-    return lanes_.recover(store, stored);
-  }
+  Expected<> recover(storage::Store& store, std::span<const storage::QueueId> stored);
   // For the store's clean stop.
   void collect_delivered(std::vector<storage::Store::Delivered>& delivered) const {
     lanes_.collect_delivered(delivered);
@@ -132,8 +158,13 @@ class Queue : public std::enable_shared_from_this<Queue> {
   bool removed() const { return removed_; }
 
  private:
+  Accepted enqueue(storage::RecordPtr record, Placing placing, bool fresh);
   Entry take_out(Backlog& lane);
-  void pump();
+  void pump(bool fresh = false);
+  bool drop_expired();
+  Schedule& schedule();
+  void make_expiry();
+  void note_expiring();
   bool overflows(uint64_t count, uint64_t bytes) const;
   void trim();
   void trim_later();
@@ -154,6 +185,14 @@ class Queue : public std::enable_shared_from_this<Queue> {
   bool trimming_ = false;
   bool trims_later_ = false;
   bool removed_ = false;
+
+  // Null where the queue has no use for it.
+  std::shared_ptr<Schedule> schedule_;
+  std::unique_ptr<Expiry> expiry_;
+  std::unique_ptr<DedupWindow> dedup_;
+  std::unique_ptr<UnusedTimer> unused_timer_;
+  std::function<void()> unused_;
+  uint64_t duplicate_count_ = 0;
 };
 
 }  // namespace sluice::broker

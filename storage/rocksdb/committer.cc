@@ -26,6 +26,9 @@ size_t size_of(const Batch& batch) {
   }
   for (const auto& chunk : batch.chunks) bytes += chunk.bytes.size();
   for (const auto& blob : batch.blobs) bytes += blob.bytes ? blob.bytes->size() : 0;
+  for (const auto& schedule : batch.schedules) {
+    if (schedule.record != nullptr) bytes += schedule.record->bytes().size();
+  }
   return bytes;
 }
 
@@ -35,11 +38,12 @@ std::string catalog_key(const Batch::Definition& definition) {
 
 }  // namespace
 
-Committer::Committer(Engine& engine, Watermarks& watermarks, BodyTable& bodies,
+Committer::Committer(Engine& engine, Watermarks& watermarks, BodyTable& bodies, TimeTable& times,
                      const CommitterOptions& options)
     : engine_(engine),
       watermarks_(watermarks),
       bodies_(bodies),
+      times_(times),
       options_(options),
       synced_below_(engine.db->GetLatestSequenceNumber() + 1),
       thread_([this] { run(); }) {
@@ -179,9 +183,10 @@ void Committer::settle() {
   rocksdb::FlushOptions options;
   options.wait = false;
   options.allow_write_stall = true;  // rather than to wait until there can be none
-  auto status = engine_.db->Flush(
-      options, {engine_.meta, engine_.messages, engine_.attempts, engine_.groups, engine_.queues,
-                engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index});
+  auto status =
+      engine_.db->Flush(options, {engine_.meta, engine_.messages, engine_.attempts, engine_.groups,
+                                  engine_.queues, engine_.catalog, engine_.blobs, engine_.bodies,
+                                  engine_.body_index, engine_.schedule, engine_.dedup});
   // The next write fails with it.
   if (!status.ok()) spdlog::error("store: flushing failed: {}", status.ToString());
 }
@@ -199,6 +204,7 @@ void Committer::write(std::vector<Job>& jobs) {
     return;
   }
   for (const auto& [queue, advance] : advances_) watermarks_.advance(queue, advance.watermark);
+  for (const Job& job : jobs) times_.written(*job.batch);
   if (options_.sync != SyncMode::kInterval) {
     all_synced();  // or nobody wants to know
   } else if (!sync_at_) {
@@ -263,6 +269,8 @@ rocksdb::Status Committer::build(const std::vector<Job>& jobs) {
     for (const auto& append : job.batch->appends) keep(build_append(append));
     for (const auto& attempts : job.batch->attempts) keep(build_attempts(attempts));
     for (const auto& remove : job.batch->removes) keep(build_remove(remove));
+    keep(times_.build(write_, *job.batch,
+                      [this](QueueId queue) { return watermark_after(queue) == kDropped; }));
   }
   keep(build_advances());
   if (status.ok()) keep(bodies_.finish());
@@ -373,6 +381,7 @@ Committer::Queue& Committer::queue_of(QueueId id) {
 
 // Compaction may now drop what was consumed.
 void Committer::all_synced() {
+  times_.all_synced();
   for (QueueId id : watermarks_.all_synced()) {
     Sequence watermark = watermarks_.synced(id);
     Queue& queue = queue_of(id);
@@ -384,16 +393,23 @@ void Committer::all_synced() {
   }
 }
 
-// Gives back the files in which everything is consumed, without reading them. The rest goes with
-// the next compaction. Failing is harmless: the files stay for that.
+// Gives back the files in which everything is consumed or of a dropped queue, without reading them.
+// The rest goes with the next compaction. Failing is harmless: the files stay for that.
 void Committer::reclaim(QueueId queue, Sequence watermark) {
-  MessageKey first(queue, 0);
-  MessageKey last(queue, watermark);
-  rocksdb::Slice lower = slice(first.view());
-  rocksdb::Slice upper = slice(last.view());
-  auto status = rocksdb::DeleteFilesInRange(engine_.db.get(), engine_.messages, &lower, &upper,
-                                            /*include_end=*/false);
-  if (!status.ok()) spdlog::warn("store: disk space is given back later: {}", status.ToString());
+  auto give_back = [this](rocksdb::ColumnFamilyHandle* column, std::string_view first,
+                          std::string_view end) {
+    rocksdb::Slice lower = slice(first);
+    rocksdb::Slice upper = slice(end);
+    auto status = rocksdb::DeleteFilesInRange(engine_.db.get(), column, &lower, &upper,
+                                              /*include_end=*/false);
+    if (!status.ok()) spdlog::warn("store: disk space is given back later: {}", status.ToString());
+  };
+  give_back(engine_.messages, MessageKey(queue, 0).view(), MessageKey(queue, watermark).view());
+  if (watermark != kDropped) return;
+  give_back(engine_.schedule, ScheduleRowKey(ScheduleKind::kMessage, queue).view(),
+            ScheduleRowKey(ScheduleKind::kMessage, queue + 1).view());
+  give_back(engine_.dedup, DedupRowKey(DedupKind::kId, queue).view(),
+            DedupRowKey(DedupKind::kId, queue + 1).view());
 }
 
 }  // namespace sluice::storage

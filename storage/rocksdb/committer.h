@@ -17,6 +17,7 @@
 #include "storage/rocksdb/body_table.h"
 #include "storage/rocksdb/engine.h"
 #include "storage/rocksdb/rocksdb_store.h"
+#include "storage/rocksdb/time_table.h"
 #include "storage/rocksdb/watermarks.h"
 #include "storage/store.h"
 
@@ -38,7 +39,7 @@ struct CommitterOptions {
 // committer's. What it is made with is borrowed.
 class Committer {
  public:
-  Committer(Engine& engine, Watermarks& watermarks, BodyTable& bodies,
+  Committer(Engine& engine, Watermarks& watermarks, BodyTable& bodies, TimeTable& times,
             const CommitterOptions& options);
   ~Committer() { stop(); }
 
@@ -85,6 +86,7 @@ class Committer {
   Engine& engine_;
   Watermarks& watermarks_;
   BodyTable& bodies_;
+  TimeTable& times_;
 
   std::mutex mutex_;  // guards what follows; the rest is the committer thread's
   std::condition_variable wake_;

@@ -8,6 +8,7 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/convenience.h>
 #include <rocksdb/env.h>
+#include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
@@ -16,6 +17,7 @@
 #include "storage/rocksdb/consumed_filter.h"
 #include "storage/rocksdb/keys.h"
 #include "storage/rocksdb/manifest_check.h"
+#include "storage/rocksdb/time_filter.h"
 #include "storage/rocksdb/wal_check.h"
 
 namespace sluice::storage {
@@ -78,11 +80,13 @@ rocksdb::DBOptions database_options(rocksdb::Env* env) {
   return options;
 }
 
-rocksdb::ColumnFamilyOptions small_column(const std::shared_ptr<rocksdb::Cache>& cache) {
+rocksdb::ColumnFamilyOptions small_column(const std::shared_ptr<rocksdb::Cache>& cache,
+                                          int bloom_bits = 0) {
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = cache;
   table.cache_index_and_filter_blocks = true;
   table.format_version = 5;
+  if (bloom_bits > 0) table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(bloom_bits));
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.write_buffer_size = kSmallBufferBytes;
@@ -131,22 +135,42 @@ rocksdb::ColumnFamilyOptions body_column(const std::shared_ptr<rocksdb::Cache>& 
   return options;
 }
 
+rocksdb::ColumnFamilyOptions schedule_column(const std::shared_ptr<rocksdb::Cache>& cache,
+                                             const Watermarks& watermarks, size_t buffer_bytes) {
+  rocksdb::ColumnFamilyOptions options = small_column(cache);
+  options.write_buffer_size = std::min(kScheduleBufferBytes, buffer_bytes);
+  options.compaction_filter_factory = make_time_filter_factory(watermarks, nullptr);
+  return options;
+}
+
+// Read by single keys, most of which are not there.
+rocksdb::ColumnFamilyOptions dedup_column(const std::shared_ptr<rocksdb::Cache>& cache,
+                                          const Watermarks& watermarks,
+                                          const Watermarks& dedup_watermarks) {
+  rocksdb::ColumnFamilyOptions options = small_column(cache, kBloomBitsPerId);
+  options.compaction_filter_factory = make_time_filter_factory(watermarks, &dedup_watermarks);
+  return options;
+}
+
 struct Column {
   const char* name;
   rocksdb::ColumnFamilyHandle* Engine::*handle;
 };
 
-constexpr std::array<Column, 9> kColumns = {{{"default", &Engine::meta},
-                                             {"messages", &Engine::messages},
-                                             {"attempts", &Engine::attempts},
-                                             {"groups", &Engine::groups},
-                                             {"queues", &Engine::queues},
-                                             {"catalog", &Engine::catalog},
-                                             {"blobs", &Engine::blobs},
-                                             {kBodiesName.data(), &Engine::bodies},
-                                             {"body_index", &Engine::body_index}}};
+constexpr std::array<Column, 11> kColumns = {{{"default", &Engine::meta},
+                                              {"messages", &Engine::messages},
+                                              {"attempts", &Engine::attempts},
+                                              {"groups", &Engine::groups},
+                                              {"queues", &Engine::queues},
+                                              {"catalog", &Engine::catalog},
+                                              {"blobs", &Engine::blobs},
+                                              {kBodiesName.data(), &Engine::bodies},
+                                              {"body_index", &Engine::body_index},
+                                              {"schedule", &Engine::schedule},
+                                              {"dedup", &Engine::dedup}}};
 
 std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermarks,
+                                                     const Watermarks& dedup_watermarks,
                                                      size_t message_buffer_bytes) {
   auto cache = rocksdb::NewLRUCache(kBlockCacheBytes, /*num_shard_bits=*/0);
   auto filter = make_consumed_filter_factory(watermarks);
@@ -157,6 +181,8 @@ std::vector<rocksdb::ColumnFamilyDescriptor> columns(const Watermarks& watermark
         name == "messages"    ? message_column(cache, message_buffer_bytes)
         : name == "blobs"     ? blob_column(cache)
         : name == kBodiesName ? body_column(cache, message_buffer_bytes)
+        : name == "schedule"  ? schedule_column(cache, watermarks, message_buffer_bytes)
+        : name == "dedup"     ? dedup_column(cache, watermarks, dedup_watermarks)
                               : small_column(cache);
     if (name == "messages" || name == "attempts" || name == "groups")
       options.compaction_filter_factory = filter;
@@ -253,8 +279,9 @@ Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
   if (!next_sequence) return std::unexpected(next_sequence.error());
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   rocksdb::DB* db = nullptr;
-  auto status = rocksdb::DB::Open(options, directory, columns(watermarks, message_buffer_bytes),
-                                  &handles, &db);
+  auto status = rocksdb::DB::Open(
+      options, directory, columns(watermarks, engine.dedup_watermarks, message_buffer_bytes),
+      &handles, &db);
   if (!status.ok()) return std::unexpected(open_error(status, directory));
   engine.db.reset(db);
   for (size_t i = 0; i < kColumns.size(); ++i) engine.*kColumns[i].handle = handles[i];

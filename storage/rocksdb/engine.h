@@ -24,6 +24,12 @@ struct Engine {
   rocksdb::ColumnFamilyHandle* blobs = nullptr;
   rocksdb::ColumnFamilyHandle* bodies = nullptr;
   rocksdb::ColumnFamilyHandle* body_index = nullptr;
+  rocksdb::ColumnFamilyHandle* schedule = nullptr;
+  rocksdb::ColumnFamilyHandle* dedup = nullptr;
+
+  // Which deduplication ids are forgotten; the filter of `dedup` reads it. Empty until the owner
+  // has loaded it.
+  Watermarks dedup_watermarks;
 
   // Set before opening, if at all: called on RocksDB's threads when `bodies` were compacted.
   std::function<void()> bodies_compacted;

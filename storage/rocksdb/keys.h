@@ -132,6 +132,64 @@ class BodyIndexKey {
   size_t size_;
 };
 
+// The kinds of key in the family of schedules: the first byte.
+enum class ScheduleKind : char {
+  kMessage = 1,  // queue_id | due_ms | number -> a delayed message
+  kPosition,     // queue_id -> first due_ms, next number, count
+  kExpiring,     // queue_id -> nothing: some of its messages may expire
+};
+inline constexpr char kScheduleKindEnd = 4;
+
+// kind | queue_id, and for kMessage where it is in the schedule.
+class ScheduleRowKey {
+ public:
+  ScheduleRowKey(ScheduleKind kind, QueueId queue) : size_(9) {
+    bytes_[0] = static_cast<char>(kind);
+    put_be64(bytes_.data() + 1, queue);
+  }
+  ScheduleRowKey(QueueId queue, ScheduleKey key) : ScheduleRowKey(ScheduleKind::kMessage, queue) {
+    size_ = 25;
+    put_be64(bytes_.data() + 9, key.due_ms);
+    put_be64(bytes_.data() + 17, key.number);
+  }
+  std::string_view view() const { return {bytes_.data(), size_}; }
+
+  static ScheduleKey key(const char* key) { return {get_be64(key + 9), get_be64(key + 17)}; }
+
+ private:
+  std::array<char, 25> bytes_;
+  size_t size_;
+};
+
+// The kinds of key in the family of deduplication ids: the first byte.
+enum class DedupKind : char {
+  kId = 1,    // queue_id | hash (16) -> number, at_ms
+  kPosition,  // queue_id -> watermark, next number, last at_ms, then the marks
+};
+inline constexpr char kDedupKindEnd = 3;
+
+// kind | queue_id, and for kId the hash.
+class DedupRowKey {
+ public:
+  DedupRowKey(DedupKind kind, QueueId queue) : size_(9) {
+    bytes_[0] = static_cast<char>(kind);
+    put_be64(bytes_.data() + 1, queue);
+  }
+  DedupRowKey(QueueId queue, const DedupHash& id) : DedupRowKey(DedupKind::kId, queue) {
+    size_ = 25;
+    std::memcpy(bytes_.data() + 9, id.data(), id.size());
+  }
+  std::string_view view() const { return {bytes_.data(), size_}; }
+
+ private:
+  std::array<char, 25> bytes_;
+  size_t size_;
+};
+
+// Of both.
+inline constexpr size_t kTimeKeyBytesMin = 9;
+inline QueueId queue_of_time_key(const char* key) { return get_be64(key + 1); }
+
 inline constexpr uint32_t kFormatVersion = 3;
 // Keys of the default column family.
 inline constexpr std::string_view kFormatKey = "format";

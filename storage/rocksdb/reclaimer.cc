@@ -55,8 +55,9 @@ void Reclaimer::reclaim() {
     if (status.ok() || status.IsIncomplete()) return;
     spdlog::warn("store: disk space is given back later: {}", status.ToString());
   };
-  report(engine_.db->Flush({}, {engine_.meta, engine_.messages, engine_.attempts, engine_.groups,
-                                engine_.queues, engine_.catalog, engine_.blobs}));
+  report(engine_.db->Flush(
+      {}, {engine_.meta, engine_.messages, engine_.attempts, engine_.groups, engine_.queues,
+           engine_.catalog, engine_.blobs, engine_.schedule, engine_.dedup}));
   rocksdb::CompactRangeOptions options;
   options.exclusive_manual_compaction = false;
   for (const auto& [queue, watermark] : watermarks_.all()) {

@@ -18,6 +18,7 @@
 #include "storage/rocksdb/keys.h"
 #include "storage/rocksdb/position.h"
 #include "storage/rocksdb/reclaimer.h"
+#include "storage/rocksdb/time_table.h"
 
 namespace sluice::storage {
 namespace {
@@ -85,6 +86,17 @@ class RocksdbStore : public Store {
                                             size_t bytes_max) override;
   Expected<std::vector<Sequence>> group(QueueId queue, uint64_t group, SequenceRange range,
                                         size_t count_max) override;
+  Expected<SchedulePosition> schedule(QueueId queue) override { return times_.schedule(queue); }
+  Expected<bool> expiring(QueueId queue) override { return times_.expiring(queue); }
+  Expected<DedupPosition> dedup(QueueId queue) override { return times_.dedup(queue); }
+  Expected<std::vector<ScheduledMessage>> read_schedule(QueueId queue, ScheduleKey from,
+                                                        size_t count_max,
+                                                        size_t bytes_max) override {
+    return times_.read_schedule(queue, from, count_max, bytes_max);
+  }
+  Expected<std::optional<DedupEntry>> find_id(QueueId queue, const DedupHash& id) override {
+    return times_.find_id(queue, id);
+  }
   void reclaim() override { reclaimer_->request(); }
   BodyPtr new_body(uint64_t bytes) override { return held_->hold(next_body_++, bytes); }
   Expected<std::string> read_chunk(BodyId body, uint32_t index) override;
@@ -105,6 +117,7 @@ class RocksdbStore : public Store {
   Engine engine_;
   const std::shared_ptr<HeldBodies> held_ = std::make_shared<HeldBodies>();
   BodyTable bodies_{engine_, watermarks_, held_};
+  TimeTable times_{engine_, watermarks_, bodies_};
   std::atomic<BodyId> next_body_ = 1;
   // What the last clean stop wrote down; empty after a crash.
   std::unordered_map<QueueId, Sequence> delivered_;
@@ -125,19 +138,20 @@ Expected<> RocksdbStore::open(const RocksdbOptions& options) {
   if (auto known = check_format(options.directory); !known) return known;
   if (auto loaded = load_watermarks(); !loaded) return loaded;
   if (auto loaded = load_bodies(); !loaded) return loaded;
+  if (auto loaded = times_.load(); !loaded) return loaded;
   if (auto taken = take_clean_mark(); !taken) return taken;
   collector_.start();
   reclaimer_ = std::make_unique<Reclaimer>(engine_, watermarks_);
   committer_ = std::make_unique<Committer>(
-      engine_, watermarks_, bodies_,
+      engine_, watermarks_, bodies_, times_,
       CommitterOptions{.sync = options.sync, .sync_interval = options.sync_interval});
   return {};
 }
 
 bool RocksdbStore::holds_nothing() const {
-  for (auto* column :
-       {engine_.meta, engine_.messages, engine_.attempts, engine_.groups, engine_.queues,
-        engine_.catalog, engine_.blobs, engine_.bodies, engine_.body_index}) {
+  for (auto* column : {engine_.meta, engine_.messages, engine_.attempts, engine_.groups,
+                       engine_.queues, engine_.catalog, engine_.blobs, engine_.bodies,
+                       engine_.body_index, engine_.schedule, engine_.dedup}) {
     std::unique_ptr<rocksdb::Iterator> any(engine_.db->NewIterator(iterator_options(), column));
     any->SeekToFirst();
     if (any->Valid() || !any->status().ok()) return false;
@@ -181,7 +195,7 @@ bool RocksdbStore::left_on_disk(QueueId queue) const {
     range->SeekToFirst();
     if (range->Valid() || !range->status().ok()) return true;
   }
-  return bodies_.has_refs(queue);
+  return bodies_.has_refs(queue) || times_.holds(queue);
 }
 
 Expected<> RocksdbStore::load_bodies() {
@@ -336,6 +350,11 @@ Expected<std::vector<QueueId>> RocksdbStore::queues() {
   if (!position->status().ok()) {
     return std::unexpected(to_error(position->status(), "reading the queue positions"));
   }
+  auto timed = times_.queues();
+  if (!timed) return timed;
+  found.insert(found.end(), timed->begin(), timed->end());
+  std::ranges::sort(found);
+  found.erase(std::ranges::unique(found).begin(), found.end());
   return found;
 }
 

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -24,6 +25,11 @@ class FakeStore : public storage::Store {
   std::map<std::pair<storage::QueueId, storage::Sequence>, uint32_t> attempts;
   std::map<storage::QueueId, storage::Batch::Advance> positions;
   std::map<std::pair<storage::BodyId, uint32_t>, std::string> chunks;
+  std::map<std::pair<storage::QueueId, storage::ScheduleKey>, storage::RecordPtr> scheduled;
+  std::map<storage::QueueId, storage::SchedulePosition> schedule_positions;
+  std::set<storage::QueueId> expiring_queues;
+  std::map<std::pair<storage::QueueId, storage::DedupHash>, storage::DedupEntry> ids;
+  std::map<storage::QueueId, storage::DedupPosition> dedup_positions;
   std::shared_ptr<storage::HeldBodies> held = std::make_shared<storage::HeldBodies>();
   storage::BodyId last_body = 0;
   size_t writes = 0;
@@ -96,6 +102,37 @@ class FakeStore : public storage::Store {
     }
     return found;
   }
+  Expected<storage::SchedulePosition> schedule(storage::QueueId queue) override {
+    return schedule_positions[queue];
+  }
+  Expected<bool> expiring(storage::QueueId queue) override {
+    return expiring_queues.contains(queue);
+  }
+  Expected<storage::DedupPosition> dedup(storage::QueueId queue) override {
+    return dedup_positions[queue];
+  }
+  Expected<std::vector<storage::ScheduledMessage>> read_schedule(storage::QueueId queue,
+                                                                 storage::ScheduleKey from,
+                                                                 size_t count_max,
+                                                                 size_t bytes_max) override {
+    std::lock_guard lock(mutex_);
+    ++reads;
+    std::vector<storage::ScheduledMessage> page;
+    size_t bytes = 0;
+    for (auto at = scheduled.lower_bound({queue, from});
+         at != scheduled.end() && at->first.first == queue; ++at) {
+      if (page.size() == count_max || bytes > bytes_max) break;
+      bytes += at->second->bytes().size();
+      page.push_back({at->first.second, at->second});
+    }
+    return page;
+  }
+  Expected<std::optional<storage::DedupEntry>> find_id(storage::QueueId queue,
+                                                       const storage::DedupHash& id) override {
+    auto found = ids.find({queue, id});
+    if (found == ids.end()) return std::optional<storage::DedupEntry>();
+    return found->second;
+  }
   void reclaim() override {}
   storage::BodyPtr new_body(uint64_t bytes) override { return held->hold(++last_body, bytes); }
   Expected<std::string> read_chunk(storage::BodyId body, uint32_t index) override {
@@ -123,9 +160,29 @@ class FakeStore : public storage::Store {
     }
     for (const auto& remove : batch.removes) messages.erase({remove.queue, remove.sequence});
     std::erase_if(attempts, [&](const auto& tried) { return !messages.contains(tried.first); });
+    for (const auto& schedule : batch.schedules) {
+      if (schedule.record != nullptr) scheduled[{schedule.queue, schedule.key}] = schedule.record;
+    }
+    for (const auto& unschedule : batch.unschedules) {
+      scheduled.erase({unschedule.queue, unschedule.key});
+    }
+    for (const auto& advance : batch.schedule_advances) {
+      schedule_positions[advance.queue] = advance.position;
+    }
+    expiring_queues.insert(batch.expiring_queues.begin(), batch.expiring_queues.end());
+    for (const auto& remember : batch.remembers)
+      ids[{remember.queue, remember.id}] = remember.entry;
+    for (const auto& advance : batch.dedup_advances) {
+      dedup_positions[advance.queue] = advance.position;
+    }
     for (storage::QueueId queue : batch.dropped_queues) {
       positions.erase(queue);
       messages.erase(messages.lower_bound({queue, 0}), messages.lower_bound({queue + 1, 0}));
+      scheduled.erase(scheduled.lower_bound({queue, {}}), scheduled.lower_bound({queue + 1, {}}));
+      schedule_positions.erase(queue);
+      expiring_queues.erase(queue);
+      ids.erase(ids.lower_bound({queue, {}}), ids.lower_bound({queue + 1, {}}));
+      dedup_positions.erase(queue);
     }
   }
 

@@ -34,7 +34,8 @@ class ConsumedTest : public ::testing::Test {
     auto opened =
         open_engine(directory_.path(), system_.env(), watermarks_, kMessageBufferBytes, engine_);
     ASSERT_TRUE(opened) << opened.error().message;
-    committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_, CommitterOptions{});
+    committer_ =
+        std::make_unique<Committer>(engine_, watermarks_, bodies_, times_, CommitterOptions{});
   }
 
   Expected<> commit(Batch batch) {
@@ -81,6 +82,7 @@ class ConsumedTest : public ::testing::Test {
   Watermarks watermarks_;
   Engine engine_;
   BodyTable bodies_{engine_, watermarks_, std::make_shared<HeldBodies>()};
+  TimeTable times_{engine_, watermarks_, bodies_};
   std::unique_ptr<Committer> committer_;
 };
 
@@ -189,7 +191,7 @@ TEST_F(ConsumedTest, WholeFilesAreGivenBackWithoutACompaction) {
 
 TEST_F(ConsumedTest, AnIdleStoreGivesItsMemoryBack) {
   committer_.reset();
-  committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_,
+  committer_ = std::make_unique<Committer>(engine_, watermarks_, bodies_, times_,
                                            CommitterOptions{.idle = std::chrono::milliseconds(1)});
   ASSERT_TRUE(commit(append(1, 1, 20'000)));
   auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
@@ -212,7 +214,7 @@ TEST_F(ConsumedTest, AWatermarkThatDidNotReachTheDiskIsNotUsed) {
 TEST_F(ConsumedTest, AWatermarkThatIsNotSyncedYetIsReadButNothingIsDroppedByIt) {
   committer_.reset();
   committer_ = std::make_unique<Committer>(
-      engine_, watermarks_, bodies_,
+      engine_, watermarks_, bodies_, times_,
       CommitterOptions{.sync = SyncMode::kInterval, .sync_interval = std::chrono::hours(1)});
   ASSERT_TRUE(commit(append(1, 1, 100)));
   ASSERT_TRUE(commit(advance(1, 51)));

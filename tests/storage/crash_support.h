@@ -116,6 +116,11 @@ inline void expect_no_orphans(std::unique_ptr<Store> store, const std::string& d
     for (const auto& message : all_of(*store, queue)) {
       if (message.record->external()) wanted.insert(message.record->external()->id());
     }
+    auto delayed = store->read_schedule(queue, {}, SIZE_MAX, SIZE_MAX);
+    ASSERT_TRUE(delayed);
+    for (const auto& message : *delayed) {
+      if (message.record->external()) wanted.insert(message.record->external()->id());
+    }
   }
   store.reset();
   EXPECT_EQ(stored_bodies(directory), wanted);

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <string>
 
 #include "storage/store.h"
@@ -15,6 +16,9 @@ struct Model {
   struct Queue {
     Sequence watermark = 1;
     std::map<Sequence, uint32_t> attempts;  // of each message that is there
+    std::set<ScheduleKey> scheduled;
+    uint64_t next_number = 1;
+    std::set<uint64_t> ids;  // by their numbers
     bool operator==(const Queue&) const = default;
   };
   std::map<QueueId, Queue> queues;
@@ -23,9 +27,9 @@ struct Model {
 };
 
 // A random sequence of batches that is the same for the same seed: publishing, external bodies in
-// some queues, one, or none, consuming in order and out of order, retries, definitions, queues that
-// come and go. After n calls of next(), model()
-// is what a store holds to which exactly the first n batches were committed.
+// some queues, one, or none, consuming in order and out of order, retries, delayed messages that
+// move to their queue, deduplication ids, definitions, queues that come and go. After n calls of
+// next(), model() is what a store holds to which exactly the first n batches were committed.
 class Workload {
  public:
   // With a store, external bodies get their numbers there; else they are good for the model only.
@@ -40,6 +44,10 @@ class Workload {
   void publish(Batch& batch);
   void publish_external(Batch& batch);
   void consume(Batch& batch);
+  void delay(Batch& batch);
+  void move_due(Batch& batch);
+  void remember(Batch& batch);
+  void advance_schedule(Batch& batch, QueueId queue);
   void retry(Batch& batch);
   void define(Batch& batch);
 
@@ -49,6 +57,7 @@ class Workload {
   uint64_t bodies_ = 0;
   Model model_;
   std::map<QueueId, Sequence> next_sequence_;
+  std::map<std::pair<QueueId, ScheduleKey>, RecordPtr> records_;  // of delayed messages
   QueueId next_queue_ = 1;
 };
 
