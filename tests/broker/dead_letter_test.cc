@@ -69,7 +69,7 @@ TEST(Death, ACycleIsOneWithoutARejection) {
 class DeadLetterTest : public testing::Test {
  protected:
   ~DeadLetterTest() override {
-    host_.reset();
+    shard_.reset();
     journal_.reset();
     uv_run(&loop_, UV_RUN_DEFAULT);
     EXPECT_EQ(uv_loop_close(&loop_), 0);
@@ -95,7 +95,7 @@ class DeadLetterTest : public testing::Test {
   void commit() {
     journal_->when_durable([] {});
     journal_->turn_end();
-    if (!store_.waiting.empty()) store_.finish();
+    while (!store_.waiting.empty()) store_.finish();
     uv_run(&loop_, UV_RUN_NOWAIT);
   }
   static std::string bodies(Queue& queue) {
@@ -113,8 +113,9 @@ class DeadLetterTest : public testing::Test {
   std::unique_ptr<Journal> journal_ = std::make_unique<Journal>(
       store_, &loop_, [](const Error& error) { FAIL() << error.message; });
   Bodies bodies_{store_, *journal_, &loop_};
-  OneShard shard_{store_, *journal_, resident_, bodies_};
-  VirtualHost* const host_ = &shard_.host;
+  std::unique_ptr<OneShard> shard_ =
+      std::make_unique<OneShard>(store_, *journal_, resident_, bodies_);
+  VirtualHost* const host_ = &shard_->host;
 };
 
 TEST_F(DeadLetterTest, WhatALimitDropsIsDeadLetteredInTheSameCommit) {

@@ -426,7 +426,8 @@ TEST_F(TimeTest, AQueueMayBeRemovedByItsOwnCallbacks) {
   EXPECT_EQ(queue_, nullptr);
   settings_.unused_ttl_ms.reset();
   start();
-  queue_->when_expired([](Queue& queue, Entry) { queue.remove(); });
+  queue_->when_dead(
+      [](const std::shared_ptr<Queue>& queue, Entry, DeathReason) { queue->remove(); });
   publish("a", 0, 100);
   publish("b", 0, 100);
   pass(100);
