@@ -136,6 +136,7 @@ class FakeStore : public storage::Store {
   void reclaim() override {}
   storage::BodyPtr new_body(uint64_t bytes) override { return held->hold(++last_body, bytes); }
   Expected<std::string> read_chunk(storage::BodyId body, uint32_t index) override {
+    std::lock_guard lock(mutex_);
     auto found = chunks.find({body, index});
     if (found == chunks.end()) return fail(Code::kNotFound, "none");
     return found->second;
