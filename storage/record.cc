@@ -1,6 +1,7 @@
 #include "storage/record.h"
 
 #include <cstring>
+#include <vector>
 
 #include "base/check.h"
 
@@ -50,7 +51,10 @@ Expected<RecordPtr> Record::from_bytes(std::span<const uint8_t> bytes, HeldBodie
 }
 
 Expected<uint64_t> Record::body_bytes_of(std::span<const uint8_t> bytes) {
-  auto message = verified(bytes);
+  // The numbers in it are read where they lie, which has to be where numbers may.
+  std::vector<uint64_t> aligned((bytes.size() + 7) / 8);
+  std::memcpy(aligned.data(), bytes.data(), bytes.size());
+  auto message = verified({reinterpret_cast<const uint8_t*>(aligned.data()), bytes.size()});
   if (!message) return std::unexpected(message.error());
   if ((*message)->body_id() != 0) return (*message)->body_bytes();
   return (*message)->body() != nullptr ? (*message)->body()->size() : 0;

@@ -240,8 +240,8 @@ Error open_error(const rocksdb::Status& status, const std::string& directory) {
   return to_error(status, fmt::format("opening the store in {}", directory));
 }
 
-// What must be known before RocksDB may change anything: it opens with less than we ask for.
-// Returns the sequence number that recovery must reach.
+// What must be known and done before RocksDB may change anything: it opens with less than we ask
+// for. Returns the sequence number that recovery must reach.
 Expected<uint64_t> check_before_open(const rocksdb::DBOptions& options,
                                      const std::string& directory) {
   DirectoryLock lock(options.env, directory);
@@ -249,10 +249,16 @@ Expected<uint64_t> check_before_open(const rocksdb::DBOptions& options,
   if (auto known = check_columns(options, directory); !known) {
     return std::unexpected(known.error());
   }
-  auto wal = check_wal(options.env, directory);
+  auto manifest = read_manifest(options.env, directory);
+  auto wal = check_wal(options.env, directory, manifest ? manifest->first_log : 0);
   if (!wal) return std::unexpected(wal.error());
-  if (auto whole = check_manifest(options.env, directory, *wal); !whole) {
-    return std::unexpected(whole.error());
+  if (manifest) {
+    auto whole = check_manifest(options.env, directory, *manifest, *wal);
+    if (!whole) return std::unexpected(whole.error());
+  }
+  if (wal->cut) {
+    auto cut = cut_wal(options.env, directory, *wal->cut);
+    if (!cut) return std::unexpected(cut.error());
   }
   return wal->next_sequence;
 }

@@ -24,11 +24,6 @@ enum Tag : uint64_t {
   kDatabaseId = 8193,
 };
 
-struct Manifest {
-  uint64_t last_sequence = 0;
-  uint64_t next_file = 0;
-};
-
 // Takes a varint off the front; false where there is none.
 bool take(std::span<const uint8_t>& data, uint64_t& value) {
   value = 0;
@@ -41,7 +36,7 @@ bool take(std::span<const uint8_t>& data, uint64_t& value) {
   return false;
 }
 
-void read_change(std::span<const uint8_t> data, Manifest& manifest) {
+void read_change(std::span<const uint8_t> data, ManifestSummary& manifest) {
   uint64_t tag, value;
   while (take(data, tag)) {
     switch (tag) {
@@ -59,6 +54,7 @@ void read_change(std::span<const uint8_t> data, Manifest& manifest) {
         if (!take(data, value)) return;
         if (tag == kLastSequence) manifest.last_sequence = std::max(manifest.last_sequence, value);
         if (tag == kNextFileNumber) manifest.next_file = std::max(manifest.next_file, value);
+        if (tag == kMinLogNumberToKeep) manifest.first_log = std::max(manifest.first_log, value);
         break;
       default:
         return;
@@ -67,9 +63,9 @@ void read_change(std::span<const uint8_t> data, Manifest& manifest) {
 }
 
 // Up to the first damage.
-Manifest read_manifest(std::span<const uint8_t> data) {
+ManifestSummary read_changes(std::span<const uint8_t> data) {
   using namespace log_format;
-  Manifest manifest;
+  ManifestSummary manifest;
   std::string change;
   while (!data.empty()) {
     auto block = data.first(std::min(data.size(), kBlockBytes));
@@ -96,13 +92,19 @@ bool has_tables(rocksdb::Env* env, const std::string& directory) {
 
 }  // namespace
 
-Expected<> check_manifest(rocksdb::Env* env, const std::string& directory, const WalSummary& wal) {
+std::optional<ManifestSummary> read_manifest(rocksdb::Env* env, const std::string& directory) {
   std::string name, data;
-  if (!rocksdb::ReadFileToString(env, directory + "/CURRENT", &name).ok()) return {};
+  if (!rocksdb::ReadFileToString(env, directory + "/CURRENT", &name).ok()) return std::nullopt;
   if (name.ends_with('\n')) name.pop_back();
-  if (!name.starts_with("MANIFEST-")) return {};
-  if (!rocksdb::ReadFileToString(env, directory + "/" + name, &data).ok()) return {};
-  Manifest manifest = read_manifest({reinterpret_cast<const uint8_t*>(data.data()), data.size()});
+  if (!name.starts_with("MANIFEST-")) return std::nullopt;
+  if (!rocksdb::ReadFileToString(env, directory + "/" + name, &data).ok()) return std::nullopt;
+  auto manifest = read_changes({reinterpret_cast<const uint8_t*>(data.data()), data.size()});
+  manifest.name = std::move(name);
+  return manifest;
+}
+
+Expected<> check_manifest(rocksdb::Env* env, const std::string& directory,
+                          const ManifestSummary& manifest, const WalSummary& wal) {
   bool whole = wal.empty ? wal.oldest_log < manifest.next_file || !has_tables(env, directory)
                          : wal.first_sequence <= manifest.last_sequence + 1;
   if (whole) return {};
@@ -110,7 +112,7 @@ Expected<> check_manifest(rocksdb::Env* env, const std::string& directory, const
               fmt::format("the store's {} ends too early: it knows changes up to {}, and what "
                           "follows them is in none of the logs; starting would lose it; restore "
                           "the data directory from a copy",
-                          name, manifest.last_sequence));
+                          manifest.name, manifest.last_sequence));
 }
 
 }  // namespace sluice::storage

@@ -23,6 +23,30 @@ constexpr size_t kBatchHeaderBytes = 12;  // a write's sequence number (8) and n
 constexpr size_t kMarkAt = kBatchHeaderBytes + 2;  // see starts_with_mark()
 constexpr size_t kHeadBytes = kMarkAt + std::max(kOpenedMark.size(), kSyncedMarkBytes);
 
+std::string log_name(uint64_t number) { return fmt::format("{:06}.log", number); }
+
+// NUMBER.log; RocksDB's other logs are called LOG.
+std::optional<uint64_t> log_number(const std::string& name) {
+  uint64_t number = 0;
+  auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+  if (error != std::errc() || std::string_view(end) != ".log") return std::nullopt;
+  return number;
+}
+
+// The numbers of all logs, oldest first.
+Expected<std::vector<uint64_t>> logs_in(rocksdb::Env* env, const std::string& directory) {
+  std::vector<std::string> names;
+  if (auto status = env->GetChildren(directory, &names); !status.ok()) {
+    return std::unexpected(to_error(status, "reading the data directory"));
+  }
+  std::vector<uint64_t> logs;
+  for (const std::string& name : names) {
+    if (auto number = log_number(name)) logs.push_back(*number);
+  }
+  std::ranges::sort(logs);
+  return logs;
+}
+
 // Whether `data` is valid fragments up to its end: what a message's body could imitate by chance
 // (or by intent) only if it knew where in the block it will lie.
 bool is_chain(std::span<const uint8_t> data) {
@@ -63,12 +87,13 @@ uint64_t synced_below(std::span<const uint8_t> head) {
 // Goes through all logs of a directory, oldest first.
 class WalCheck {
  public:
-  Expected<> file(rocksdb::Env* env, const std::string& directory, const std::string& name);
+  Expected<> file(rocksdb::Env* env, const std::string& directory, uint64_t log);
 
   WalSummary summary() const {
     return {.next_sequence = std::max(next_sequence_.value_or(0), synced_below_),
             .empty = !first_sequence_,
-            .first_sequence = first_sequence_.value_or(0)};
+            .first_sequence = first_sequence_.value_or(0),
+            .cut = cut_};
   }
 
   // Where the logs end in an unfinished write.
@@ -79,33 +104,35 @@ class WalCheck {
 
  private:
   struct Place {
-    std::string name;
+    uint64_t log;
     uint64_t offset;
-    std::string text() const { return fmt::format("{} at byte {}", name, offset); }
+    std::string text() const { return fmt::format("{} at byte {}", log_name(log), offset); }
   };
 
   Expected<> block(std::span<const uint8_t> data);
   Expected<> fragment(const Fragment& fragment);
   Expected<> write_ended();
   void damaged(uint64_t offset) {
-    if (!damage_) damage_ = Place{name_, offset};
+    if (!damage_) damage_ = Place{log_, offset};
   }
 
-  std::string name_;
-  uint64_t offset_ = 0;               // of what is being looked at, in its file
-  std::vector<uint8_t> head_;         // the first kHeadBytes of the write being read
-  std::optional<uint64_t> write_at_;  // where that write began
+  uint64_t log_ = 0;
+  uint64_t offset_ = 0;        // of what is being looked at, in its file
+  std::vector<uint8_t> head_;  // the first kHeadBytes of the write being read
+  bool in_write_ = false;
+  uint64_t write_at_ = 0;  // where that write began
   std::optional<uint64_t> first_sequence_;
   std::optional<uint64_t> next_sequence_;  // what the next write must have
   std::optional<Place> damage_;            // the first damage since the last good write
   uint64_t synced_below_ = 0;              // said by writes behind the damage
+  std::optional<WalSummary::Cut> cut_;     // where it is an end, and writes follow
 };
 
-Expected<> WalCheck::file(rocksdb::Env* env, const std::string& directory,
-                          const std::string& name) {
-  name_ = name;
+Expected<> WalCheck::file(rocksdb::Env* env, const std::string& directory, uint64_t log) {
+  log_ = log;
   std::unique_ptr<rocksdb::SequentialFile> file;
-  auto status = env->NewSequentialFile(directory + "/" + name, &file, rocksdb::EnvOptions());
+  auto status =
+      env->NewSequentialFile(directory + "/" + log_name(log), &file, rocksdb::EnvOptions());
   std::vector<char> buffer(kBlockBytes);
   for (uint64_t at = 0; status.ok();) {
     rocksdb::Slice got;
@@ -118,8 +145,8 @@ Expected<> WalCheck::file(rocksdb::Env* env, const std::string& directory,
     }
   }
   if (!status.ok()) return std::unexpected(to_error(status, "reading the write-ahead log"));
-  if (write_at_) damaged(*write_at_);
-  write_at_.reset();
+  if (in_write_) damaged(write_at_);
+  in_write_ = false;
   return {};
 }
 
@@ -127,8 +154,8 @@ Expected<> WalCheck::block(std::span<const uint8_t> data) {
   while (data.size() >= kHeaderBytes) {
     auto found = fragment_at(data);
     if (!found) {
-      damaged(write_at_.value_or(offset_));
-      write_at_.reset();
+      damaged(in_write_ ? write_at_ : offset_);
+      in_write_ = false;
     }
     size_t skip = found ? kHeaderBytes + found->payload.size() : 1;
     if (found) {
@@ -144,12 +171,13 @@ Expected<> WalCheck::block(std::span<const uint8_t> data) {
 
 Expected<> WalCheck::fragment(const Fragment& fragment) {
   bool begins = fragment.type == kFull || fragment.type == kFirst;
-  if (begins && write_at_) damaged(*write_at_);  // that one has no end
-  if (!begins && !write_at_) {                   // this one has no beginning
+  if (begins && in_write_) damaged(write_at_);  // that one has no end
+  if (!begins && !in_write_) {                  // this one has no beginning
     damaged(offset_);
     return {};
   }
   if (begins) {
+    in_write_ = true;
     write_at_ = offset_;
     head_.clear();
   }
@@ -159,8 +187,8 @@ Expected<> WalCheck::fragment(const Fragment& fragment) {
 }
 
 Expected<> WalCheck::write_ended() {
-  uint64_t at = *write_at_;
-  write_at_.reset();
+  uint64_t at = write_at_;
+  in_write_ = false;
   if (head_.size() < kBatchHeaderBytes) {
     damaged(at);
     return {};
@@ -170,61 +198,68 @@ Expected<> WalCheck::write_ended() {
   // Recovery drops a torn end and numbers on from the last good write. RocksDB leaves a write of
   // nothing to say so; ours says that all older logs are done with, which may still lie around.
   bool continues = next_sequence_ == sequence || count == 0;
-  if (damage_ && damage_->name != name_ && opens(head_)) continues = true;
+  if (damage_ && damage_->log != log_ && opens(head_)) continues = true;
+  uint64_t synced = synced_below(head_);
+  // Where the logs begin with damage nobody here knows what is missing; recovery does.
+  bool unsynced = synced < sequence && synced <= next_sequence_.value_or(synced);
+  if (!continues && unsynced && next_sequence_) damaged(at);  // if by nothing else, by the gap
   if (damage_ && !continues) {
-    uint64_t synced = synced_below(head_);
-    // Where the logs begin with damage nobody here knows what is missing; recovery does.
-    if (synced < sequence && synced <= next_sequence_.value_or(synced)) {
+    if (unsynced) {
       synced_below_ = std::max(synced_below_, synced);
       if (!first_sequence_) first_sequence_ = 0;
+      cut_ = WalSummary::Cut{damage_->log, damage_->offset};
       return {};
     }
     return fail(Code::kCorrupt,
                 fmt::format("the write-ahead log {} is damaged, and confirmed changes follow the "
                             "damage ({} at byte {}): starting would lose them; restore the data "
                             "directory from a copy",
-                            damage_->text(), name_, at));
+                            damage_->text(), log_name(log_), at));
   }
   // Of what lies in front of damage nothing is known.
   if (!first_sequence_) first_sequence_ = damage_ ? 0 : sequence;
   damage_.reset();
+  cut_.reset();
   next_sequence_ = sequence + count;
   return {};
 }
 
-// NUMBER.log; RocksDB's other logs are called LOG.
-std::optional<uint64_t> log_number(const std::string& name) {
-  uint64_t number = 0;
-  auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
-  if (error != std::errc() || std::string_view(end) != ".log") return std::nullopt;
-  return number;
-}
-
 }  // namespace
 
-Expected<WalSummary> check_wal(rocksdb::Env* env, const std::string& directory) {
-  std::vector<std::string> names;
-  if (auto status = env->GetChildren(directory, &names); !status.ok()) {
-    return std::unexpected(to_error(status, "reading the data directory"));
-  }
-  std::vector<std::pair<uint64_t, std::string>> logs;
-  for (const std::string& name : names) {
-    if (auto number = log_number(name)) logs.emplace_back(*number, name);
-  }
-  std::ranges::sort(logs);
+Expected<WalSummary> check_wal(rocksdb::Env* env, const std::string& directory,
+                               uint64_t first_log) {
+  auto logs = logs_in(env, directory);
+  if (!logs) return std::unexpected(logs.error());
   WalCheck check;
-  for (const auto& [number, name] : logs) {
-    if (auto good = check.file(env, directory, name); !good) {
-      return std::unexpected(good.error());
-    }
+  for (uint64_t log : *logs) {
+    if (log < first_log) continue;
+    if (auto good = check.file(env, directory, log); !good) return std::unexpected(good.error());
   }
   if (check.torn_at()) {
     spdlog::warn("store: the write-ahead log {} ends in what was not synced; it is dropped",
                  *check.torn_at());
   }
   WalSummary summary = check.summary();
-  if (!logs.empty()) summary.oldest_log = logs.front().first;
+  if (!logs->empty()) summary.oldest_log = logs->front();
   return summary;
+}
+
+Expected<> cut_wal(rocksdb::Env* env, const std::string& directory, const WalSummary::Cut& cut) {
+  auto logs = logs_in(env, directory);
+  if (!logs) return std::unexpected(logs.error());
+  rocksdb::Status status;
+  for (size_t i = logs->size(); i-- > 0 && (*logs)[i] > cut.log && status.ok();) {
+    status = env->DeleteFile(directory + "/" + log_name((*logs)[i]));
+  }
+  std::unique_ptr<rocksdb::WritableFile> log;
+  if (status.ok()) {
+    status =
+        env->ReopenWritableFile(directory + "/" + log_name(cut.log), &log, rocksdb::EnvOptions());
+  }
+  if (status.ok()) status = log->Truncate(cut.bytes);
+  if (status.ok()) status = log->Close();
+  if (status.ok()) return {};
+  return std::unexpected(to_error(status, "cutting off what the write-ahead log did not sync"));
 }
 
 }  // namespace sluice::storage

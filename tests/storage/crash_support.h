@@ -7,7 +7,10 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+
+#include <fmt/format.h>
 
 #include "tests/storage/bodies_support.h"
 #include "tests/storage/support.h"
@@ -63,47 +66,83 @@ inline Progress drive(
   return progress;
 }
 
-// Whether two models differ at most in queues that hold nothing.
-inline bool same_but_for_empty_queues(const Model& wanted, const Model& found) {
-  if (wanted.catalog != found.catalog) return false;
-  size_t count = 0;
-  for (const auto& [id, queue] : wanted.queues) {
-    if (queue == Model::Queue()) continue;
-    auto other = found.queues.find(id);
-    if (other == found.queues.end() || other->second != queue) return false;
-    ++count;
+// In how many queues, and where, two models differ; a queue that holds nothing is as good as none.
+struct Difference {
+  size_t queues = 0;
+  std::string text;
+};
+
+inline Difference difference(const Model& wanted, const Model& found) {
+  Difference difference;
+  if (wanted.catalog != found.catalog) ++difference.queues, difference.text += " catalog;";
+  std::set<QueueId> ids;
+  for (const auto& [id, queue] : wanted.queues) ids.insert(id);
+  for (const auto& [id, queue] : found.queues) ids.insert(id);
+  auto of = [](const Model& model, QueueId id) {
+    auto queue = model.queues.find(id);
+    return queue == model.queues.end() ? Model::Queue() : queue->second;
+  };
+  auto first_of = [](const auto& one, const auto& other) {
+    for (const auto& entry : one) {
+      if (!other.contains(entry.first)) return std::to_string(entry.first);
+    }
+    return std::string("none");
+  };
+  for (QueueId id : ids) {
+    Model::Queue one = of(wanted, id), other = of(found, id);
+    if (one == other) continue;
+    ++difference.queues;
+    difference.text += fmt::format(
+        " queue {}: watermark {} not {}, {} messages not {} (first missing {}, first unexpected "
+        "{}),"
+        " {} delayed not {}, {} ids not {};",
+        id, other.watermark, one.watermark, other.attempts.size(), one.attempts.size(),
+        first_of(one.attempts, other.attempts), first_of(other.attempts, one.attempts),
+        other.scheduled.size(), one.scheduled.size(), other.ids.size(), one.ids.size());
   }
-  return count == found.queues.size();
+  return difference;
 }
 
-// How many of the workload's batches the store holds: exactly the first n of them, n at least what
-// was confirmed and at most what was submitted. Nothing where there is no such n: something was
-// lost, or came back, or was never there.
-inline std::optional<uint64_t> surviving(Store& store, uint64_t seed, const Progress& progress) {
+struct Survival {
+  // Of the workload's batches the store holds exactly the first that many, at least what was
+  // confirmed and at most what was submitted. Nothing where there is no such number: something was
+  // lost, or came back, or was never there.
+  std::optional<uint64_t> count;
+  std::string nearest;  // the state that comes nearest, then
+};
+
+inline Survival surviving(Store& store, uint64_t seed, const Progress& progress) {
   Workload workload(seed);
   for (uint64_t i = 0; i < progress.confirmed; ++i) workload.next();
-  QueueId queue_end = 1;
-  {
-    Workload all(seed);
-    for (uint64_t i = 0; i < progress.submitted; ++i) all.next();
-    if (!all.model().queues.empty()) queue_end = all.model().queues.rbegin()->first + 1;
-  }
-  if (!workload.model().queues.empty()) {
-    queue_end = std::max(queue_end, workload.model().queues.rbegin()->first + 1);
+  QueueId queue_end = 1;  // behind all queues of all states that may be met
+  Workload all = workload;
+  for (uint64_t n = progress.confirmed;; ++n, all.next()) {
+    const auto& queues = all.model().queues;
+    if (!queues.empty()) queue_end = std::max(queue_end, queues.rbegin()->first + 1);
+    if (n >= progress.submitted) break;
   }
   Model found = contents_of(store, queue_end);
+  Survival survival;
+  size_t fewest = SIZE_MAX;
   for (uint64_t n = progress.confirmed;; ++n, workload.next()) {
-    if (same_but_for_empty_queues(workload.model(), found)) return n;
+    Difference at = difference(workload.model(), found);
+    if (at.queues == 0) return {n, {}};
+    if (at.queues < fewest) {
+      fewest = at.queues;
+      survival.nearest = fmt::format("after batch {}:{}", n, at.text);
+    }
     if (n == progress.submitted) break;
   }
-  return std::nullopt;
+  return survival;
 }
 
-// The same; fails the test where there is no such n.
+// The same; fails the test where there is no such number.
 inline uint64_t recovered(Store& store, uint64_t seed, const Progress& progress) {
-  if (auto count = surviving(store, seed, progress)) return *count;
+  Survival survival = surviving(store, seed, progress);
+  if (survival.count) return *survival.count;
   ADD_FAILURE() << "what was recovered is no state between batch " << progress.confirmed
-                << " (confirmed) and " << progress.submitted << " (submitted), seed " << seed;
+                << " (confirmed) and " << progress.submitted << " (submitted), seed " << seed
+                << "; the nearest is that " << survival.nearest;
   return progress.confirmed;
 }
 

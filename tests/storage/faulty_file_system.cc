@@ -267,7 +267,8 @@ void FaultyFileSystem::tear(const std::string& name, const File& file, std::mt19
   }
 }
 
-void FaultyFileSystem::power_on(std::mt19937_64& random) {
+void FaultyFileSystem::lose_unsynced(std::mt19937_64& random) {
+  changes_left_ = 0;
   std::lock_guard lock(mutex_);
   for (const auto& [name, file] : files_) {
     if (file->written_bytes > file->synced_bytes && fs::exists(name)) tear(name, *file, random);
@@ -280,7 +281,6 @@ void FaultyFileSystem::power_on(std::mt19937_64& random) {
   }
   files_.clear();
   unsynced_names_.clear();
-  changes_left_ = INT64_MAX;
 }
 
 }  // namespace sluice::storage

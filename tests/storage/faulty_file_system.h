@@ -38,8 +38,9 @@ class FaultyFileSystem : public rocksdb::FileSystemWrapper {
   // After that many changes to the disk nothing reaches it any more.
   void cut_power_after(int64_t changes) { changes_left_ = changes; }
   bool power_is_off() const { return changes_left_ <= 0; }
-  // Brings the disk into its state after the cut, and switches on. No database may be open.
-  void power_on(std::mt19937_64& random);
+  // Brings the disk into its state after the cut. The power stays off, so a database that is still
+  // open does no harm, but it must not be closed.
+  void lose_unsynced(std::mt19937_64& random);
 
   int64_t syncs(const std::string& suffix) const;
 

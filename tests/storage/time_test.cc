@@ -120,7 +120,7 @@ TEST_F(StoredTimeTest, ADroppedQueueLeavesNothing) {
 
 // Reading where the schedule begins does not pass what was consumed, before and after a restart.
 TEST_F(StoredTimeTest, TheFirstOfManyIsFoundWithoutPassingWhatWasConsumed) {
-  const uint64_t count = number_from_environment("SLUICE_ROUNDS", 100'000);
+  const uint64_t count = number_from_environment("SLUICE_ROWS", 100'000);
   for (uint64_t at = 1; at <= count; at += 1000) {
     Batch batch;
     for (uint64_t i = at; i < at + 1000; ++i) {

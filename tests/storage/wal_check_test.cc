@@ -8,6 +8,7 @@
 #include <random>
 #include <thread>
 
+#include "storage/rocksdb/log_format.h"
 #include "tests/storage/crash_support.h"
 
 namespace sluice::storage {
@@ -198,6 +199,56 @@ TEST(WalSyncTest, DamageBehindTheLastSyncIsATornEndAndInFrontOfItAHole) {
     size_t count = all_of(**reopened, 1).size();
     EXPECT_GT(count, 10u);
     EXPECT_LT(count, 50u);
+  }
+}
+
+// RocksDB takes the end of one log and the begin of the next for neighbours.
+TEST(WalSyncTest, WhatFollowsAGapBetweenLogsWasNotSyncedAndIsDropped) {
+  TemporaryDirectory directory;
+  std::string path = directory.path() + "/store";
+  RocksdbOptions options{
+      .directory = path, .sync = SyncMode::kInterval, .sync_interval = std::chrono::hours(1)};
+  {
+    auto store = open_rocksdb(options);
+    ASSERT_TRUE(store);
+    for (Sequence at = 1; at <= 60; ++at) commit_or_fail(**store, append(1, at, at));
+    fs::copy(path, directory.path() + "/uncut");  // before the sync of its end
+  }
+  std::string uncut = logs_in(directory.path() + "/uncut").back();
+  std::string bytes = contents(uncut);
+  ASSERT_LT(bytes.size(), log_format::kBlockBytes);
+  std::vector<std::string> writes;
+  for (std::span<const uint8_t> left(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+       !left.empty();) {
+    auto write = log_format::fragment_at(left);
+    ASSERT_TRUE(write && write->type == log_format::kFull);
+    auto size = log_format::kHeaderBytes + write->payload.size();
+    writes.emplace_back(reinterpret_cast<const char*>(left.data()), size);
+    left = left.subspan(size);
+  }
+  ASSERT_GE(writes.size(), 60u);
+  auto joined = [&](size_t begin, size_t end) {
+    std::string all;
+    for (size_t at = begin; at < end; ++at) all += writes[at];
+    return all;
+  };
+  size_t end = writes.size();
+  for (const std::string& tail : {std::string(), std::string(5000, '\0'), std::string("torn")}) {
+    fs::remove_all(path);
+    fs::copy(directory.path() + "/uncut", path);
+    std::string log = path + "/" + fs::path(uncut).filename().string();
+    std::ofstream(log, std::ios::binary) << joined(0, end - 30) << tail;
+    for (int number : {900'000, 900'001}) {
+      std::ofstream(path + "/" + std::to_string(number) + ".log", std::ios::binary)
+          << (number == 900'000 ? joined(end - 20, end - 10) : joined(end - 10, end));
+    }
+    for (int round = 0; round < 2; ++round) {
+      auto reopened = open_rocksdb(options);
+      ASSERT_TRUE(reopened) << reopened.error().message;
+      auto messages = all_of(**reopened, 1);
+      EXPECT_EQ(messages.size(), 30u);
+      EXPECT_EQ(messages.back().sequence, 30u);
+    }
   }
 }
 
