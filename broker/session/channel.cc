@@ -377,7 +377,7 @@ Outcome<> Channel::publish(amqp::Bytes properties, amqp::Bytes body,
   }
   if (confirms_ != nullptr) {
     if (published->stored != 0) {
-      confirms_->published(vhost, published->stored);
+      confirms_->published(vhost, published->stored, std::exchange(settled_on_, 0));
     } else {
       confirms_->published_now();
       connection_.confirms_due(*this);
@@ -593,6 +593,7 @@ Outcome<> Channel::settle(uint64_t tag, bool multiple, Verdict verdict) {
 void Channel::apply(std::vector<Unacked> unacked, Verdict verdict) {
   for (size_t i = 0; i < unacked.size(); ++i) {
     const auto& queue = unacked[i].queue;
+    settled_on_ |= ShardSet{1} << queue->shard;
     if (host().is_here(*queue)) {
       host().apply(queue, std::move(unacked[i].entry), verdict);
       continue;

@@ -134,6 +134,7 @@ class Channel {
 
   std::map<std::string, std::shared_ptr<ChannelConsumer>, std::less<>> consumers_;
   UnackedList unacked_;
+  ShardSet settled_on_ = 0;  // where acknowledgements went since the last confirmed publish
   uint64_t last_delivery_tag_ = 0;
   uint16_t consumer_prefetch_ = 0;  // for consumers to come
   uint16_t channel_prefetch_ = 0;

@@ -5,7 +5,10 @@
 
 namespace sluice::broker {
 
-void Confirms::published(VirtualHost& host, ShardSet shards) {
+void Confirms::published(VirtualHost& host, ShardSet shards, ShardSet settled_on) {
+  shards |= settled_on;
+  // Their mail is behind that of the last group.
+  if ((settled_on & ~host.here()) != 0) group_.reset();
   uint64_t tag = next_tag_++;
   uint64_t batch = host.journal().batch_number();
   uint64_t flush = host.courier().flush_number();

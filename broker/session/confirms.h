@@ -23,8 +23,9 @@ class Confirms : public std::enable_shared_from_this<Confirms> {
   Confirms(Send send, Due due) : send_(std::move(send)), due_(std::move(due)) {}
 
   void published_now() { mark(next_tag_, next_tag_ + 1), ++next_tag_; }
-  // `shards` are those that store it, `host` this one's.
-  void published(VirtualHost& host, ShardSet shards);
+  // `shards` are those that store it, `host` this one's. What the channel acknowledged before it is
+  // durable with it, on the shards `settled_on`.
+  void published(VirtualHost& host, ShardSet shards, ShardSet settled_on);
 
   // Returns how many publishes it acknowledged.
   uint64_t flush();

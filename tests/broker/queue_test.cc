@@ -419,7 +419,7 @@ TEST_F(QueueTest, ConfirmsAreDueWhenDurableAndUseMultiple) {
       [&](uint64_t tag, bool multiple) { acks.emplace_back(tag, multiple); }, nullptr);
   auto stored = [&] {
     publish("x");
-    confirms->published(shard.host, shard.host.here());
+    confirms->published(shard.host, shard.host.here(), 0);
   };
   stored();
   stored();
