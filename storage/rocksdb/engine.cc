@@ -8,6 +8,7 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/convenience.h>
 #include <rocksdb/env.h>
+#include <rocksdb/file_system.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/listener.h>
 #include <rocksdb/options.h>
@@ -47,9 +48,31 @@ class BodiesCompacted : public rocksdb::EventListener {
   const std::function<void()> tell_;
 };
 
+// Logs get their size with their blocks and not with each write: then a sync has no size to write,
+// which makes it a third cheaper on ext4 (ARCHITECTURE.md, "Where the time goes").
+class SizedLogs : public rocksdb::FileSystemWrapper {
+ public:
+  using FileSystemWrapper::FileSystemWrapper;
+  const char* Name() const override { return "SizedLogs"; }
+  rocksdb::FileOptions OptimizeForLogWrite(const rocksdb::FileOptions& options,
+                                           const rocksdb::DBOptions& db_options) const override {
+    auto optimized = FileSystemWrapper::OptimizeForLogWrite(options, db_options);
+    optimized.fallocate_with_keep_size = false;
+    return optimized;
+  }
+};
+
+class SizedLogsEnv : public rocksdb::EnvWrapper {
+ public:
+  explicit SizedLogsEnv(rocksdb::Env* env) : EnvWrapper(env) {
+    file_system_ = std::make_shared<SizedLogs>(env->GetFileSystem());
+    system_clock_ = env->GetSystemClock();
+  }
+};
+
 rocksdb::DBOptions database_options(rocksdb::Env* env) {
   rocksdb::DBOptions options;
-  if (env != nullptr) options.env = env;
+  options.env = env;
   options.create_if_missing = true;
   options.create_missing_column_families = true;
 
@@ -277,7 +300,8 @@ void Engine::close() {
 
 Expected<> open_engine(const std::string& directory, rocksdb::Env* env,
                        const Watermarks& watermarks, size_t message_buffer_bytes, Engine& engine) {
-  rocksdb::DBOptions options = database_options(env);
+  engine.env = std::make_unique<SizedLogsEnv>(env != nullptr ? env : rocksdb::Env::Default());
+  rocksdb::DBOptions options = database_options(engine.env.get());
   if (engine.bodies_compacted) {
     options.listeners.push_back(std::make_shared<BodiesCompacted>(engine.bodies_compacted));
   }

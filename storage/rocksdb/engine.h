@@ -14,6 +14,7 @@ namespace sluice::storage {
 
 // The open database and its column families (storage/FORMAT.md). Closes both.
 struct Engine {
+  std::unique_ptr<rocksdb::Env> env;  // what the database writes through
   std::unique_ptr<rocksdb::DB> db;
   rocksdb::ColumnFamilyHandle* meta = nullptr;
   rocksdb::ColumnFamilyHandle* messages = nullptr;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -112,8 +113,9 @@ class WalCheck {
   Expected<> block(std::span<const uint8_t> data);
   Expected<> fragment(const Fragment& fragment);
   Expected<> write_ended();
-  void damaged(uint64_t offset) {
-    if (!damage_) damage_ = Place{log_, offset};
+  void damaged(uint64_t offset) { damaged(Place{log_, offset}); }
+  void damaged(const Place& place) {
+    if (!damage_) damage_ = place;
   }
 
   uint64_t log_ = 0;
@@ -124,6 +126,7 @@ class WalCheck {
   std::optional<uint64_t> first_sequence_;
   std::optional<uint64_t> next_sequence_;  // what the next write must have
   std::optional<Place> damage_;            // the first damage since the last good write
+  std::optional<Place> zeros_;             // where the last log ends, if nothing missing follows
   uint64_t synced_below_ = 0;              // said by writes behind the damage
   std::optional<WalSummary::Cut> cut_;     // where it is an end, and writes follow
 };
@@ -153,6 +156,15 @@ Expected<> WalCheck::file(rocksdb::Env* env, const std::string& directory, uint6
 Expected<> WalCheck::block(std::span<const uint8_t> data) {
   while (data.size() >= kHeaderBytes) {
     auto found = fragment_at(data);
+    if (!found && std::ranges::all_of(data, [](uint8_t byte) { return byte == 0; })) {
+      if (!zeros_ || zeros_->log != log_) zeros_ = Place{log_, in_write_ ? write_at_ : offset_};
+      return {};
+    }
+    if (zeros_ && zeros_->log == log_) {  // not its end, then
+      damaged(*zeros_);
+      zeros_.reset();
+      in_write_ = false;
+    }
     if (!found) {
       damaged(in_write_ ? write_at_ : offset_);
       in_write_ = false;
@@ -198,6 +210,7 @@ Expected<> WalCheck::write_ended() {
   // Recovery drops a torn end and numbers on from the last good write. RocksDB leaves a write of
   // nothing to say so; ours says that all older logs are done with, which may still lie around.
   bool continues = next_sequence_ == sequence || count == 0;
+  if (!continues && zeros_) damaged(*zeros_);
   if (damage_ && damage_->log != log_ && opens(head_)) continues = true;
   uint64_t synced = synced_below(head_);
   // Where the logs begin with damage nobody here knows what is missing; recovery does.
@@ -219,6 +232,7 @@ Expected<> WalCheck::write_ended() {
   // Of what lies in front of damage nothing is known.
   if (!first_sequence_) first_sequence_ = damage_ ? 0 : sequence;
   damage_.reset();
+  zeros_.reset();
   cut_.reset();
   next_sequence_ = sequence + count;
   return {};
@@ -230,16 +244,16 @@ Expected<WalSummary> check_wal(rocksdb::Env* env, const std::string& directory,
                                uint64_t first_log) {
   auto logs = logs_in(env, directory);
   if (!logs) return std::unexpected(logs.error());
-  WalCheck check;
+  auto check = std::make_unique<WalCheck>();  // on the stack GCC 12 warns of its empty optionals
   for (uint64_t log : *logs) {
     if (log < first_log) continue;
-    if (auto good = check.file(env, directory, log); !good) return std::unexpected(good.error());
+    if (auto good = check->file(env, directory, log); !good) return std::unexpected(good.error());
   }
-  if (check.torn_at()) {
+  if (check->torn_at()) {
     spdlog::warn("store: the write-ahead log {} ends in what was not synced; it is dropped",
-                 *check.torn_at());
+                 *check->torn_at());
   }
-  WalSummary summary = check.summary();
+  WalSummary summary = check->summary();
   if (!logs->empty()) summary.oldest_log = logs->front();
   return summary;
 }

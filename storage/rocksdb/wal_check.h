@@ -40,6 +40,9 @@ struct WalSummary {
 // that do not follow. What lies behind such an end has to go before RocksDB sees it: it takes
 // zeros for the end of a log, and goes on with the next.
 //
+// Logs have their size before they are written (open_engine()), so zeros up to the end of one are
+// no damage as long as the next one goes on where they begin.
+//
 // Damage to the very last write of a log cannot be told from a torn one. Logs below `first_log` are
 // done with and are not looked at. The layout read here is RocksDB's (log_format.h). The directory
 // must not be in use.

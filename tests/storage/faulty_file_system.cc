@@ -254,7 +254,10 @@ rocksdb::IOStatus FaultyFileSystem::RenameFile(const std::string& from, const st
 // Of the bytes that were not synced some are missing at the end, and some pages never arrived.
 void FaultyFileSystem::tear(const std::string& name, const File& file, std::mt19937_64& random) {
   uint64_t left = file.synced_bytes + random() % (file.written_bytes - file.synced_bytes + 1);
+  uint64_t size = fs::file_size(name);
   fs::resize_file(name, left);
+  // Logs have their size before their contents.
+  if (name.ends_with(".log") && random() % 2 == 0) fs::resize_file(name, size);
   if (random() % 2 == 0) return;
   std::fstream stream(name, std::ios::in | std::ios::out | std::ios::binary);
   for (uint64_t at = file.synced_bytes; at < left;) {

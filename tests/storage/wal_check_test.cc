@@ -32,6 +32,11 @@ std::string contents(const std::string& name) {
   return {std::istreambuf_iterator<char>(stream), {}};
 }
 
+// How much of a log is written; behind that a store which is open has zeros.
+uint64_t written_bytes(const std::string& name) {
+  return contents(name).find_last_not_of('\0') + 1;
+}
+
 void overwrite(const std::string& name, uint64_t at, std::string_view bytes) {
   std::fstream stream(name, std::ios::in | std::ios::out | std::ios::binary);
   stream.seekp(static_cast<std::streamoff>(at));
@@ -91,6 +96,30 @@ class WalTest : public ::testing::Test {
 TEST_F(WalTest, AnIntactLogIsRecoveredWhole) {
   copy();
   expect_survivors(600);
+}
+
+TEST_F(WalTest, ZerosUpToItsEndAreRoomForMoreAndOthersAreAHole) {
+  std::string log = copy();
+  fs::resize_file(log, end_ + 1'000'000);
+  expect_survivors(600);
+  for (uint64_t kept : {end_ - 1'000, end_ - 50'000, small_end_ + 1}) {
+    log = copy();
+    fs::resize_file(log, kept);
+    fs::resize_file(log, end_ + 1'000'000);
+    expect_survivors(100);
+  }
+  log = copy();
+  fs::resize_file(log, small_end_ / 2);
+  fs::resize_file(log, end_ + 1'000'000);
+  overwrite(log, end_ + 500'000, "the log goes on");
+  auto store = open_copy();
+  EXPECT_TRUE(store);  // as a torn write, since nothing that is whole follows
+  store->reset();
+  log = copy();
+  overwrite(log, small_end_ / 2, std::string(small_end_ - small_end_ / 2, '\0'));
+  store = open_copy();
+  ASSERT_FALSE(store);
+  EXPECT_EQ(store.error().code, Code::kCorrupt);
 }
 
 TEST_F(WalTest, ATornTailLosesTheUnfinishedWriteAndNothingElse) {
@@ -167,7 +196,7 @@ TEST(WalSyncTest, DamageBehindTheLastSyncIsATornEndAndInFrontOfItAHole) {
       commit_or_fail(**store, append(1, at, at));
       std::this_thread::sleep_for(std::chrono::milliseconds(1));  // for syncs in between
     }
-    synced_bytes = fs::file_size(logs_in(path).back());
+    synced_bytes = written_bytes(logs_in(path).back());
     for (Sequence at = 51; at <= 60; ++at) commit_or_fail(**store, append(1, at, at));
   }
   std::string log = logs_in(path).back();
@@ -192,7 +221,7 @@ TEST(WalSyncTest, DamageBehindTheLastSyncIsATornEndAndInFrontOfItAHole) {
   }
   options.directory = directory.path() + "/cut";
   log = logs_in(options.directory).back();
-  flip(fs::file_size(log) / 2);
+  flip(written_bytes(log) / 2);
   for (int round = 0; round < 2; ++round) {
     auto reopened = open_rocksdb(options);
     ASSERT_TRUE(reopened) << reopened.error().message;
@@ -215,13 +244,11 @@ TEST(WalSyncTest, WhatFollowsAGapBetweenLogsWasNotSyncedAndIsDropped) {
     fs::copy(path, directory.path() + "/uncut");  // before the sync of its end
   }
   std::string uncut = logs_in(directory.path() + "/uncut").back();
-  std::string bytes = contents(uncut);
-  ASSERT_LT(bytes.size(), log_format::kBlockBytes);
+  std::string bytes = contents(uncut).substr(0, log_format::kBlockBytes);
   std::vector<std::string> writes;
   for (std::span<const uint8_t> left(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
-       !left.empty();) {
-    auto write = log_format::fragment_at(left);
-    ASSERT_TRUE(write && write->type == log_format::kFull);
+       auto write = log_format::fragment_at(left);) {
+    ASSERT_EQ(write->type, log_format::kFull);
     auto size = log_format::kHeaderBytes + write->payload.size();
     writes.emplace_back(reinterpret_cast<const char*>(left.data()), size);
     left = left.subspan(size);
@@ -294,10 +321,16 @@ TEST(WalFilesTest, DamageInAnOlderLogIsRefusedAlsoAtItsEnd) {
   }
   auto logs = logs_in(directory.path());
   ASSERT_GE(logs.size(), 2u);
-  fs::resize_file(logs[0], fs::file_size(logs[0]) - 10);
-  auto store = open_rocksdb({.directory = directory.path()});
-  ASSERT_FALSE(store);
-  EXPECT_EQ(store.error().code, Code::kCorrupt);
+  uint64_t size = fs::file_size(logs[0]);
+  for (uint64_t lost : {10u, 3'000u, 30'000u}) {
+    fs::resize_file(logs[0], size - lost);
+    for (uint64_t now : {size - lost, size, size + 40'000}) {
+      fs::resize_file(logs[0], now);  // with zeros
+      auto store = open_rocksdb({.directory = directory.path()});
+      ASSERT_FALSE(store) << lost << " lost of " << size << ", now " << now;
+      EXPECT_EQ(store.error().code, Code::kCorrupt);
+    }
+  }
 }
 
 TEST(WalFilesTest, AMissingLogIsRefused) {
