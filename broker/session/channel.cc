@@ -1,6 +1,7 @@
 #include "broker/session/channel.h"
 
 #include <random>
+#include <utility>
 
 #include "base/check.h"
 #include "broker/session/connection.h"
