@@ -18,8 +18,8 @@ namespace sluice::storage {
 
 // The machine's file system, with a power switch and failures on demand. It remembers what was
 // synced, so that after the power is cut the disk can be brought into a state that a real one may
-// be found in: unsynced bytes gone or in part, pages of them in any order, unsynced names undone
-// from the last one back. Thread-safe; must outlive the databases that use it.
+// be found in: unsynced bytes gone or in part, in logs pages of them in any order, unsynced names
+// undone from the last one back. Thread-safe; must outlive the databases that use it.
 class FaultyFileSystem : public rocksdb::FileSystemWrapper {
  public:
   enum class Operation { kAppend, kSync };
