@@ -35,8 +35,11 @@ class LargeBodyCase(harness.BrokerTestCase):
         return channel
 
     def data_bytes(self):
+        """Without the write-ahead logs, which have their size before they are written."""
         total = 0
         for path in self.broker.data_dir.rglob("*"):
+            if path.suffix == ".log":
+                continue
             try:
                 total += path.stat().st_size
             except FileNotFoundError:

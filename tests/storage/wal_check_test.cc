@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <iterator>
 #include <random>
 #include <thread>
 
@@ -28,8 +27,10 @@ std::vector<std::string> logs_in(const std::string& directory) {
 }
 
 std::string contents(const std::string& name) {
-  std::ifstream stream(name, std::ios::binary);
-  return {std::istreambuf_iterator<char>(stream), {}};
+  std::string bytes(fs::file_size(name), '\0');
+  std::ifstream(name, std::ios::binary)
+      .read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  return bytes;
 }
 
 // How much of a log is written; behind that a store which is open has zeros.
