@@ -152,6 +152,7 @@ const flows = {
     }
     await channel.waitForConfirms();
     await all;
+    await channel.close();  // behind the last ack; what follows the close of its connection is lost
   },
 
   // The client's half of an RPC: `rpc QUEUE INPUT` prints the answer.
