@@ -27,7 +27,7 @@ constexpr size_t kKeptInFrontMax = 32 << 10;
 // A buffer that grew beyond this is given back when it is empty.
 constexpr size_t kKeepCapacityBytes = 1 << 20;
 
-// How long a closed stream's peer may take to read the last output.
+// How long a closed stream's peer may take to read the last output and to close its end.
 constexpr uint64_t kLingerMs = 5'000;
 
 std::string address_text(const sockaddr_storage& address, uint16_t* port) {
@@ -59,11 +59,14 @@ struct Stream::Shared {
   std::string writing;  // what the kernel is taking
   bool write_pending = false;
   bool closing = false;
-  // Only for the time between close() and the end of the output.
+  // Only for the time between close() and the peer's end.
   uv_timer_t linger;
   bool lingers = false;
   uv_write_t last_write;
   std::string last;
+  uv_shutdown_t shutdown;
+  bool all_sent = false;
+  bool peer_ended = false;
 
   void close_handle() {
     if (closing) return;
@@ -79,22 +82,60 @@ struct Stream::Shared {
     uv_close(&handle, [](uv_handle_t* h) { delete static_cast<Shared*>(h->data); });
   }
 
-  // Sends `rest` behind what is being written, then closes.
+  // Sends `rest` behind what is being written, and our end; closes when the peer's end has come,
+  // too. A socket closed before that answers what the peer still sends with a reset, which may
+  // take our last output from the peer.
   void finish(std::string rest) {
-    last = std::move(rest);
     CHECK(uv_timer_init(handle.loop, &linger) == 0);
     linger.data = this;
     lingers = true;
     uv_timer_start(
         &linger, [](uv_timer_t* t) { static_cast<Shared*>(t->data)->close_handle(); }, kLingerMs,
         0);
-    uv_buf_t buffer = uv_buf_init(last.data(), static_cast<unsigned>(last.size()));
-    last_write.data = this;
-    // An empty write is called back in its turn too, behind the pending one.
-    int status = uv_write(&last_write, &stream, &buffer, 1, [](uv_write_t* request, int) {
-      static_cast<Shared*>(request->data)->close_handle();
+    if (!rest.empty()) {
+      last = std::move(rest);
+      uv_buf_t buffer = uv_buf_init(last.data(), static_cast<unsigned>(last.size()));
+      if (uv_write(&last_write, &stream, &buffer, 1, nullptr) != 0) return close_handle();
+    }
+    // Behind all writes.
+    shutdown.data = this;
+    int status = uv_shutdown(&shutdown, &stream, [](uv_shutdown_t* request, int result) {
+      auto* shared = static_cast<Shared*>(request->data);
+      shared->all_sent = true;
+      if (result != 0 || shared->peer_ended) shared->close_handle();
     });
-    if (status != 0) close_handle();
+    if (status != 0 || !read_start()) close_handle();
+  }
+
+  // Of a stream that is not closed to its owner, else to nobody. False where it can not be read.
+  bool read_start() {
+    int status = uv_read_start(
+        &stream,
+        [](uv_handle_t* read, size_t, uv_buf_t* buffer) {
+          auto* shared = static_cast<Shared*>(read->data);
+          size_t front = shared->owner != nullptr ? shared->owner->put_kept_in_front() : 0;
+          *buffer = uv_buf_init(reinterpret_cast<char*>(read_buffer.data()) + front,
+                                static_cast<unsigned>(read_buffer.size() - front));
+        },
+        [](uv_stream_t* read, ssize_t count, const uv_buf_t* buffer) {
+          auto* shared = static_cast<Shared*>(read->data);
+          if (count == 0) return;
+          if (shared->owner == nullptr) {
+            if (count < 0) shared->read_ended(count == UV_EOF);
+          } else if (count < 0) {
+            shared->owner->end(count == UV_EOF ? "closed by the peer"
+                                               : uv_strerror(static_cast<int>(count)));
+          } else {
+            shared->owner->received(
+                {reinterpret_cast<const uint8_t*>(buffer->base), static_cast<size_t>(count)});
+          }
+        });
+    return status == 0 || status == UV_EALREADY;
+  }
+
+  void read_ended(bool in_order) {
+    peer_ended = true;
+    if (all_sent || !in_order) close_handle();
   }
 };
 
@@ -154,30 +195,11 @@ Stream::~Stream() {
 
 void Stream::start(Events events) {
   events_ = std::move(events);
-  read_start();
+  read_on();
 }
 
-void Stream::read_start() {
-  int status = uv_read_start(
-      &shared_->stream,
-      [](uv_handle_t* handle, size_t, uv_buf_t* buffer) {
-        auto* shared = static_cast<Shared*>(handle->data);
-        size_t front = shared->owner != nullptr ? shared->owner->put_kept_in_front() : 0;
-        *buffer = uv_buf_init(reinterpret_cast<char*>(read_buffer.data()) + front,
-                              static_cast<unsigned>(read_buffer.size() - front));
-      },
-      [](uv_stream_t* handle, ssize_t count, const uv_buf_t* buffer) {
-        auto* shared = static_cast<Shared*>(handle->data);
-        if (shared->owner == nullptr || count == 0) return;
-        if (count < 0) {
-          shared->owner->end(count == UV_EOF ? "closed by the peer"
-                                             : uv_strerror(static_cast<int>(count)));
-          return;
-        }
-        shared->owner->received(
-            {reinterpret_cast<const uint8_t*>(buffer->base), static_cast<size_t>(count)});
-      });
-  if (status != 0 && status != UV_EALREADY) end(uv_strerror(status));
+void Stream::read_on() {
+  if (!shared_->read_start()) end("it can not be read");
 }
 
 size_t Stream::put_kept_in_front() {
@@ -289,7 +311,7 @@ void Stream::resume() {
   } else {
     hand_over_kept();
   }
-  if (!paused_ && !closed()) read_start();
+  if (!paused_ && !closed()) read_on();
 }
 
 void Stream::end(std::string_view reason) {
@@ -307,11 +329,6 @@ void Stream::close() {
   if (closed()) return;
   Shared* shared = std::exchange(shared_, nullptr);
   shared->owner = nullptr;
-  uv_read_stop(&shared->stream);
-  if (!shared->write_pending && out_.empty()) {
-    shared->close_handle();
-    return;
-  }
   shared->finish(std::move(out_));
 }
 

@@ -62,8 +62,8 @@ class Stream {
   // Hands kept input over again, and reads on.
   void resume();
   bool paused() const { return paused_; }
-  // Stops reading, sends what is there, then closes; a peer that does not read it is cut off after
-  // a few seconds.
+  // Hands over no more input, sends what is there and then our end, and closes when the peer's end
+  // has come, too; a peer that does not read or close is cut off after a few seconds.
   void close();
   bool closed() const { return shared_ == nullptr; }
   void flush();
@@ -79,7 +79,7 @@ class Stream {
   void hand_over_kept();
   void write_done(int status);
   void end(std::string_view reason);
-  void read_start();
+  void read_on();
 
   FlushList& flushes_;
   Shared* shared_;

@@ -273,6 +273,19 @@ class Channels(harness.BrokerTestCase):
                 0, wire.CONNECTION_CLOSE, b"\x00\xc8" + wire.short_string("bye") + b"\0\0\0\0"))
             raw.expect(wire.CONNECTION_CLOSE_OK)
 
+    def test_what_is_sent_behind_a_close_does_not_reset_the_connection(self):
+        with wire.RawConnection(self.broker) as raw:
+            raw.handshake()
+            raw.open_channel()
+            raw.send(wire.method_frame(
+                0, wire.CONNECTION_CLOSE, b"\x00\xc8" + wire.short_string("bye") + b"\0\0\0\0"))
+            raw.expect(wire.CONNECTION_CLOSE_OK)
+            with self.assertRaises(wire.PeerClosed):
+                raw.read_frame()
+            # A reset, and the error behind it, would come with the second at the latest.
+            for _ in range(3):
+                raw.socket.sendall(wire.message(1, "", "anywhere", b"x" * 100_000))
+
 
 if __name__ == "__main__":
     harness.main()
