@@ -7,15 +7,14 @@
 
 struct publisher_state {
   amqp_connection_state_t connection;
-  char* body;
+  char* bodies;
   uint64_t all_up_to;
 };
 
 void publisher_open(struct publisher* publisher) {
   struct publisher_state* state = calloc(1, sizeof *state);
   state->connection = amqp_session_open();
-  state->body = malloc(options.size);
-  memset(state->body, 'a', options.size);
+  state->bodies = bodies_make();
   amqp_confirm_select(state->connection, kChannel);
   amqp_session_check(state->connection, "confirm.select");
   publisher->client = state;
@@ -25,11 +24,11 @@ void publisher_send(struct publisher* publisher, uint64_t count) {
   struct publisher_state* state = publisher->client;
   const amqp_basic_properties_t properties = {._flags = AMQP_BASIC_DELIVERY_MODE_FLAG,
                                               .delivery_mode = 2};
-  const amqp_bytes_t body = {options.size, state->body};
   for (uint64_t number = publisher->sent; number < publisher->sent + count; number++) {
     char queue[kQueueNameMax];
     queue_name(queue_of(publisher, number), queue);
-    stamp_body(publisher, number, state->body, now_ns());
+    const amqp_bytes_t body = {options.size, body_of(state->bodies, number)};
+    stamp_body(publisher, number, body.bytes, now_ns());
     int status =
         amqp_basic_publish(state->connection, kChannel, amqp_empty_bytes, amqp_cstring_bytes(queue),
                            /*mandatory=*/0, /*immediate=*/0, &properties, body);
@@ -62,7 +61,7 @@ uint64_t publisher_await(struct publisher* publisher, int64_t until_ns) {
 void publisher_close(struct publisher* publisher) {
   struct publisher_state* state = publisher->client;
   amqp_session_close(state->connection);
-  free(state->body);
+  free(state->bodies);
   free(state);
 }
 

@@ -83,6 +83,24 @@ static int64_t due_ns(const struct publisher* publisher, uint64_t number) {
   return start_ns + (int64_t)((double)position * 1e9 / options.rate);
 }
 
+/* Large bodies overlap. */
+enum { kBodyStep = 1024 };
+
+char* bodies_make(void) {
+  const size_t size = options.size + (size_t)(kBodies - 1) * kBodyStep;
+  char* bodies = malloc(size);
+  uint64_t random = 0x9e3779b97f4a7c15; /* xorshift64 */
+  for (size_t at = 0; at < size; at++) {
+    random ^= random << 13;
+    random ^= random >> 7;
+    random ^= random << 17;
+    bodies[at] = (char)(random >> 56);
+  }
+  return bodies;
+}
+
+char* body_of(char* bodies, uint64_t number) { return bodies + number % kBodies * kBodyStep; }
+
 void stamp_body(struct publisher* publisher, uint64_t number, char* body, int64_t now) {
   uint64_t position = number * options.connections + publisher->index;
   /* In an open loop a message that leaves late is late, whoever is to blame. */

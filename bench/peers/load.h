@@ -29,7 +29,7 @@ struct options {
 /* Set before any client function is called, and constant then. */
 extern struct options options;
 
-enum { kQueueNameMax = 64, kBodyMin = 16 };
+enum { kQueueNameMax = 64, kBodyMin = 16, kBodies = 64 };
 
 /* Message `number` of a publisher is number `number * connections + index` of the load. */
 struct publisher {
@@ -57,6 +57,10 @@ unsigned queue_of(const struct publisher* publisher, uint64_t number);
  */
 int consumes_from(const struct consumer* consumer, unsigned queue);
 
+/* Bytes for bodies, which do not compress and repeat after kBodies messages only; to be freed. */
+char* bodies_make(void);
+/* Where a message's body lies in them, of options.size bytes. */
+char* body_of(char* bodies, uint64_t number);
 /* Writes the first kBodyMin bytes of a message's body: when it was due (in an open loop) or sent,
  * and its number. `now` is the time at which it is sent. */
 void stamp_body(struct publisher* publisher, uint64_t number, char* body, int64_t now);

@@ -21,7 +21,7 @@ struct connection {
 
 struct publisher_state {
   struct connection connection;
-  char* body;
+  char* bodies;
   /* Over the publisher's counts: confirms come on a thread of libnats. */
   pthread_mutex_t mutex;
   pthread_cond_t confirmed;
@@ -139,8 +139,7 @@ void publisher_open(struct publisher* publisher) {
   pthread_condattr_init(&monotonic);
   pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
   pthread_cond_init(&state->confirmed, &monotonic);
-  state->body = malloc(options.size);
-  memset(state->body, 'a', options.size);
+  state->bodies = bodies_make();
   publisher->client = state;
   state->connection = open_connection(publisher);
 }
@@ -150,8 +149,9 @@ void publisher_send(struct publisher* publisher, uint64_t count) {
   for (uint64_t number = publisher->sent; number < publisher->sent + count; number++) {
     char queue[kQueueNameMax];
     queue_name(queue_of(publisher, number), queue);
-    stamp_body(publisher, number, state->body, now_ns());
-    check(js_PublishAsync(state->connection.jetstream, queue, state->body, (int)options.size, NULL),
+    char* body = body_of(state->bodies, number);
+    stamp_body(publisher, number, body, now_ns());
+    check(js_PublishAsync(state->connection.jetstream, queue, body, (int)options.size, NULL),
           "js_PublishAsync");
   }
 }
@@ -174,7 +174,7 @@ uint64_t publisher_await(struct publisher* publisher, int64_t until_ns) {
 void publisher_close(struct publisher* publisher) {
   struct publisher_state* state = publisher->client;
   close_connection(state->connection);
-  free(state->body);
+  free(state->bodies);
   free(state);
 }
 

@@ -82,7 +82,7 @@ static uint64_t get_u64(const char* at) {
 }
 
 /* One publish to the default exchange: basic.publish, header (delivery-mode 2), body. */
-static char* put_publish(char* at, const char* queue, size_t* body_at) {
+static char* put_publish(char* at, const char* queue, const char* body, size_t* body_at) {
   const char* start = at;
   const size_t name_size = strlen(queue);
   at = put_frame_start(at, AMQP_FRAME_METHOD, (uint32_t)(4 + 2 + 1 + 1 + name_size + 1));
@@ -100,8 +100,7 @@ static char* put_publish(char* at, const char* queue, size_t* body_at) {
 
   at = put_frame_start(at, AMQP_FRAME_BODY, (uint32_t)options.size);
   *body_at = (size_t)(at - start);
-  memset(at, 'a', options.size);
-  return put_frame_end(at + options.size);
+  return put_frame_end(put(at, body, options.size));
 }
 
 static void send_all(int socket, const char* data, size_t size) {
@@ -157,10 +156,11 @@ void publisher_open(struct publisher* publisher) {
   amqp_session_check(state->connection, "confirm.select");
   state->reader.socket = take_socket(state->connection);
 
+  char* bodies = bodies_make();
   char* one = malloc(options.size + 1024);
   char name[kQueueNameMax];
   queue_name(0, name);
-  state->slot_size = (size_t)(put_publish(one, name, &state->body_at) - one);
+  state->slot_size = (size_t)(put_publish(one, name, bodies, &state->body_at) - one);
   free(one);
   state->slots = kWriteSize / state->slot_size + 1;
   state->slots = (state->slots + options.queues - 1) / options.queues * options.queues;
@@ -168,8 +168,9 @@ void publisher_open(struct publisher* publisher) {
   char* at = state->buffer;
   for (uint64_t slot = 0; slot < state->slots; slot++) {
     queue_name(queue_of(publisher, slot), name);
-    at = put_publish(at, name, &state->body_at);
+    at = put_publish(at, name, body_of(bodies, slot), &state->body_at);
   }
+  free(bodies);
   publisher->client = state;
 }
 
