@@ -1,6 +1,10 @@
 #include "storage/record.h"
 
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "base/check.h"
@@ -20,7 +24,32 @@ Expected<const schema::Message*> verified(std::span<const uint8_t> bytes) {
 // Room for the table, its vtable and the vectors' length fields, so that the builder allocates
 // once.
 constexpr size_t kTableBytes = 128;
+
+// A sum that threads add to, each in larger pieces: a record that is read by one thread and freed
+// by another would move the sum's cache line between their cores twice.
+constexpr ptrdiff_t kUncountedBytesMax = 16 << 10;
+std::atomic<ptrdiff_t> counted_bytes = 0;
+
+struct Uncounted {
+  ptrdiff_t bytes = 0;
+
+  ~Uncounted() { tell(); }
+  void tell() { counted_bytes.fetch_add(std::exchange(bytes, 0), std::memory_order_relaxed); }
+};
+thread_local Uncounted uncounted;
+
 }  // namespace
+
+size_t Record::resident_bytes() {
+  // Others may have told of what they freed before those told that made it.
+  ptrdiff_t bytes = counted_bytes.load(std::memory_order_relaxed) + uncounted.bytes;
+  return static_cast<size_t>(std::max<ptrdiff_t>(bytes, 0));
+}
+
+void Record::count(ptrdiff_t bytes) {
+  uncounted.bytes += bytes;
+  if (std::abs(uncounted.bytes) >= kUncountedBytesMax) uncounted.tell();
+}
 
 RecordPtr Record::make(const Parts& parts) {
   CHECK(parts.external == nullptr || parts.body.empty());

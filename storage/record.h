@@ -1,6 +1,6 @@
 #pragma once
 
-#include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -61,16 +61,17 @@ class Record {
   // Whether it has either: without a look into the buffer, because most have not.
   bool timed() const { return timed_; }
 
-  // What all records of the process take, their bookkeeping included.
-  static size_t resident_bytes() { return resident_bytes_.load(std::memory_order_relaxed); }
+  // What all records of the process take, their bookkeeping included; but for what other threads
+  // have not told yet, at most kUncountedBytesMax (record.cc) each.
+  static size_t resident_bytes();
 
   Record(flatbuffers::DetachedBuffer buffer, BodyPtr external)
       : buffer_(std::move(buffer)),
         external_(std::move(external)),
         timed_(message().ready_at_ms() != 0 || message().expires_at_ms() != 0) {
-    resident_bytes_.fetch_add(footprint(), std::memory_order_relaxed);
+    count(static_cast<ptrdiff_t>(footprint()));
   }
-  ~Record() { resident_bytes_.fetch_sub(footprint(), std::memory_order_relaxed); }
+  ~Record() { count(-static_cast<ptrdiff_t>(footprint())); }
   Record(const Record&) = delete;
   Record& operator=(const Record&) = delete;
 
@@ -78,6 +79,7 @@ class Record {
   // A record's own fields, its counts, and what the allocator adds.
   static constexpr size_t kOverheadBytes = 120;
   size_t footprint() const { return buffer_.size() + kOverheadBytes; }
+  static void count(ptrdiff_t bytes);
 
   const schema::Message& message() const { return *schema::GetMessage(buffer_.data()); }
   static std::string_view view(const flatbuffers::String* s) {
@@ -86,8 +88,6 @@ class Record {
   static std::span<const uint8_t> view(const flatbuffers::Vector<uint8_t>* v) {
     return v ? std::span<const uint8_t>(v->data(), v->size()) : std::span<const uint8_t>();
   }
-
-  static inline std::atomic<size_t> resident_bytes_ = 0;
 
   flatbuffers::DetachedBuffer buffer_;
   BodyPtr external_;

@@ -29,7 +29,7 @@ struct options {
 /* Set before any client function is called, and constant then. */
 extern struct options options;
 
-enum { kQueueNameMax = 64, kBodyMin = 16, kBodies = 64 };
+enum { kQueueNameMax = 64, kBodyMin = 16, kBodies = 512 };
 
 /* Message `number` of a publisher is number `number * connections + index` of the load. */
 struct publisher {
