@@ -384,6 +384,7 @@ class Disk(LargeBodyCase):
             self.assertTrue(found == body)
             channel.basic_ack(method.delivery_tag)
         self.await_small_disk(20 * MIB)
+        self.assertLess(self.data_bytes(), 200 * MIB)
 
 
 class Memory(LargeBodyCase):
