@@ -22,8 +22,10 @@ inline constexpr uint64_t kInlineBodyBytesMax = 256u << 10;
 // byte more would take one of 320.
 inline constexpr size_t kChunkBytes = 252u << 10;
 
+// What is read, checked and allocated at once where messages are read in order.
+inline constexpr size_t kMessageBlockBytes = 64u << 10;
+
 // Memory (each an upper bound of what the engine holds, whatever the backlog is).
-inline constexpr size_t kMessageBlockBytes = 64u << 10;   // read at once
 inline constexpr size_t kMessageBufferBytes = 16u << 20;  // one memtable of messages
 inline constexpr int kMessageBuffersMax = 3;              // being filled and being flushed
 inline constexpr size_t kBodyBufferBytes = 16u << 20;     // one memtable of chunks

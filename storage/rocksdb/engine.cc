@@ -103,18 +103,11 @@ rocksdb::DBOptions database_options(rocksdb::Env* env) {
   return options;
 }
 
-rocksdb::BlockBasedTableOptions table_options(const std::shared_ptr<rocksdb::Cache>& cache) {
-  rocksdb::BlockBasedTableOptions table;
+rocksdb::ColumnFamilyOptions small_column(const std::shared_ptr<rocksdb::Cache>& cache,
+                                          rocksdb::BlockBasedTableOptions table = {}) {
   table.block_cache = cache;
   table.cache_index_and_filter_blocks = true;
   table.format_version = 5;
-  return table;
-}
-
-rocksdb::ColumnFamilyOptions small_column(const std::shared_ptr<rocksdb::Cache>& cache,
-                                          int bloom_bits = 0) {
-  rocksdb::BlockBasedTableOptions table = table_options(cache);
-  if (bloom_bits > 0) table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(bloom_bits));
   rocksdb::ColumnFamilyOptions options;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.write_buffer_size = kSmallBufferBytes;
@@ -126,11 +119,9 @@ rocksdb::ColumnFamilyOptions small_column(const std::shared_ptr<rocksdb::Cache>&
 
 rocksdb::ColumnFamilyOptions message_column(const std::shared_ptr<rocksdb::Cache>& cache,
                                             size_t buffer_bytes) {
-  rocksdb::ColumnFamilyOptions options = small_column(cache);
-  // A queue is read in order.
-  rocksdb::BlockBasedTableOptions table = table_options(cache);
+  rocksdb::BlockBasedTableOptions table;
   table.block_size = kMessageBlockBytes;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  rocksdb::ColumnFamilyOptions options = small_column(cache, table);
   options.write_buffer_size = buffer_bytes;
   options.max_write_buffer_number = kMessageBuffersMax;
   options.target_file_size_base = 32u << 20;
@@ -179,7 +170,9 @@ rocksdb::ColumnFamilyOptions schedule_column(const std::shared_ptr<rocksdb::Cach
 rocksdb::ColumnFamilyOptions dedup_column(const std::shared_ptr<rocksdb::Cache>& cache,
                                           const Watermarks& watermarks,
                                           const Watermarks& dedup_watermarks) {
-  rocksdb::ColumnFamilyOptions options = small_column(cache, kBloomBitsPerId);
+  rocksdb::BlockBasedTableOptions table;
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kBloomBitsPerId));
+  rocksdb::ColumnFamilyOptions options = small_column(cache, table);
   options.compaction_filter_factory = make_time_filter_factory(watermarks, &dedup_watermarks);
   return options;
 }

@@ -285,6 +285,12 @@ class Channels(harness.BrokerTestCase):
             # A reset, and the error behind it, would come with the second at the latest.
             for _ in range(3):
                 raw.socket.sendall(wire.message(1, "", "anywhere", b"x" * 100_000))
+            # A client that never closes its end is cut off.
+            with self.assertRaises((BrokenPipeError, ConnectionResetError)):
+                deadline = time.monotonic() + 15
+                while time.monotonic() < deadline:
+                    raw.socket.sendall(b"x" * 1000)
+                    time.sleep(0.05)
 
 
 if __name__ == "__main__":

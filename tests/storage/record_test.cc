@@ -1,6 +1,7 @@
 #include "storage/record.h"
 
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "tests/storage/support.h"
@@ -17,6 +18,20 @@ TEST(RecordTest, EmptyPartsComeBackEmpty) {
   EXPECT_TRUE((*back)->body().empty());
   EXPECT_TRUE((*back)->properties().empty());
   EXPECT_EQ((*back)->exchange(), "");
+}
+
+TEST(RecordTest, WhatOneThreadMakesAndAnotherFreesIsNoLongerCounted) {
+  RecordPtr other = record_of(std::string(1 << 20, 'x'));  // so that the sum is not 0, its least
+  size_t before = Record::resident_bytes();
+  std::vector<RecordPtr> records;
+  // Not a multiple of the pieces in which threads tell.
+  std::thread([&] {
+    for (int i = 0; i < 1001; ++i) records.push_back(record_of(std::string(300, 'x')));
+  }).join();
+  EXPECT_GE(Record::resident_bytes(), before + 1001 * 300);
+  std::thread([&] { records.resize(333); }).join();
+  std::thread([&] { records.clear(); }).join();
+  EXPECT_EQ(Record::resident_bytes(), before);
 }
 
 TEST(RecordTest, NoBytesAreCorrupt) {
