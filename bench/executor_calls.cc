@@ -53,7 +53,7 @@ double median(std::vector<double> values) {
 
 void bench_vmm(const vmm::Machine& machine, const Subject& subject, int calls) {
   auto image = read_file(subject.path);
-  vmm::Program program{subject.name, image, {subject.name}, {}};
+  vmm::Program program{.name = subject.name, .image = image, .args = {subject.name}};
   program.args.insert(program.args.end(), subject.args.begin(), subject.args.end());
   int64_t start = vmm::now_ns();
   auto snapshot = vmm::Snapshot::load(machine, program, {});

@@ -6,8 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "executor/vmm/outcome.h"
-#include "executor/vmm/snapshot.h"
+#include "executor/contract/backend.h"
 
 namespace sluice::executor {
 
@@ -25,10 +24,10 @@ struct Function {
 
   uint64_t id = 0;
   std::string name;
-  State state = State::kLoading;                  // guarded by Service::mutex_
-  std::vector<Call> waiting;                      // while loading; guarded by Service::mutex_
-  std::shared_ptr<const vmm::Snapshot> snapshot;  // once ready
-  vmm::Outcome failure = vmm::Outcome::kOk;       // once failed, and why
+  State state = State::kLoading;       // guarded by Service::mutex_
+  std::vector<Call> waiting;           // while loading; guarded by Service::mutex_
+  std::shared_ptr<const Image> image;  // once ready
+  Outcome failure = Outcome::kOk;      // once failed, and why
   std::string message;
   std::atomic<bool> unloaded = false;
 };

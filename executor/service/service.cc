@@ -4,19 +4,18 @@
 
 #include "base/check.h"
 #include "executor/service/limits.h"
+#include "executor/vmm/kvm_backend.h"
 
 namespace sluice::executor {
 namespace {
 
-static_assert(static_cast<int>(vmm::Outcome::kOk) == static_cast<int>(schema::Outcome::ok));
-static_assert(static_cast<int>(vmm::Outcome::kMemoryLimit) ==
+static_assert(static_cast<int>(Outcome::kOk) == static_cast<int>(schema::Outcome::ok));
+static_assert(static_cast<int>(Outcome::kMemoryLimit) ==
               static_cast<int>(schema::Outcome::memory_limit));
-static_assert(static_cast<int>(vmm::Outcome::kInternal) ==
-              static_cast<int>(schema::Outcome::internal));
-// What comes behind it is the broker's own.
-static_assert(schema::Outcome::MAX == schema::Outcome::input_limit &&
-              static_cast<int>(schema::Outcome::input_limit) ==
-                  static_cast<int>(vmm::Outcome::kInternal) + 1);
+static_assert(static_cast<int>(Outcome::kInternal) == static_cast<int>(schema::Outcome::internal));
+static_assert(static_cast<int>(Outcome::kBadAnswer) ==
+                  static_cast<int>(schema::Outcome::bad_answer) &&
+              schema::Outcome::MAX == schema::Outcome::bad_answer);
 
 unsigned cpus() { return std::max(1u, std::thread::hardware_concurrency()); }
 
@@ -34,11 +33,11 @@ unsigned share_of(unsigned workers) {
 Service::Service(const Options& options)
     : options_(options), outbox_(options.fd), queue_(share_of(workers_of(options))) {
   options_.workers = workers_of(options);
-  auto machine = vmm::Machine::open(options_.kvm_path.c_str());
-  if (machine) {
-    machine_ = std::move(*machine);
+  auto backend = vmm::KvmBackend::open(options_.kvm_path.c_str());
+  if (backend) {
+    backend_ = std::move(*backend);
   } else {
-    unavailable_ = machine.error().message;
+    unavailable_ = backend.error().message;
   }
 }
 
@@ -56,12 +55,11 @@ Expected<void> Service::serve() {
 
 void Service::send_hello() {
   flatbuffers::FlatBufferBuilder b(256);
-  std::string backend =
-      machine_ ? std::string("kvm (") + vmm::flavour_name(machine_->flavour()) + ")" : "none";
+  std::string backend = backend_ ? backend_->name() : "none";
   auto version = b.CreateString(SLUICE_VERSION);
   auto name = b.CreateString(backend);
   flatbuffers::Offset<flatbuffers::String> why;
-  if (!machine_) why = b.CreateString(unavailable_);
+  if (!backend_) why = b.CreateString(unavailable_);
   auto hello = schema::CreateHello(b, version, name, why, options_.workers);
   b.Finish(schema::CreateFromExecutor(b, schema::Event::Hello, hello.Union()));
   outbox_.send(b.Release());
@@ -121,7 +119,7 @@ void Service::handle_invoke(std::vector<uint8_t> frame, const schema::Invoke& in
   }
   if (!function) {
     return send_failure(
-        call.id, vmm::Outcome::kInternal,
+        call.id, Outcome::kInternal,
         "function " + std::to_string(invoke.function()) + " is not loaded in this executor");
   }
   if (function->state == Function::State::kFailed) {

@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "base/error.h"
+#include "executor/contract/backend.h"
 #include "executor/service/fair_queue.h"
 #include "executor/service/framing.h"
 #include "executor/service/function.h"
-#include "executor/vmm/kvm.h"
 #include "schemas/executor_generated.h"
 
 namespace sluice::executor {
@@ -66,15 +66,15 @@ class Service {
   std::optional<Job> pop(Warm& warm, uint64_t done);
   void load(LoadJob& job);
   void run(CallJob& job, Warm& warm);
-  void send_failure(uint64_t call, vmm::Outcome outcome, const std::string& message);
+  void send_failure(uint64_t call, Outcome outcome, const std::string& message);
 
   static uint64_t function_of(const Job& job);
   static size_t bytes_of(const Job& job);
 
   Options options_;
   Outbox outbox_;
-  std::unique_ptr<vmm::Machine> machine_;  // null where there is no KVM
-  std::string unavailable_;                // why
+  std::unique_ptr<Backend> backend_;  // null where there is no KVM
+  std::string unavailable_;           // why
 
   // Guards what follows. Held for a push or a pop only.
   std::mutex mutex_;

@@ -6,26 +6,27 @@
 
 #include "executor/service/limits.h"
 #include "executor/service/service.h"
-#include "executor/vmm/layout.h"
-#include "executor/vmm/sandbox.h"
+#include "executor/vmm/kvm_backend.h"
 #include "executor/vmm/watchdog.h"
 
 namespace sluice::executor {
 namespace {
 
-vmm::Limits limits_of(const schema::Limits& l) {
+Limits limits_of(const schema::Limits& l) {
   return {.memory_bytes = l.memory_bytes(),
           .timeout_ms = l.timeout_ms(),
+          .cpu_ms = l.cpu_ms(),
           .output_bytes = l.output_bytes(),
           .log_bytes = l.log_bytes(),
           .open_files = l.open_files(),
+          .threads = l.threads(),
           .tmpfs_bytes = l.tmpfs_bytes()};
 }
 
-vmm::Program program_of(const schema::Load& load) {
-  vmm::Program program;
+Program program_of(const schema::Load& load) {
+  Program program;
   program.name = load.argv0() != nullptr ? load.argv0()->str() : load.name()->str();
-  program.image = {load.image()->data(), load.image()->size()};
+  if (load.image() != nullptr) program.image = {load.image()->data(), load.image()->size()};
   program.args.push_back(program.name);
   if (load.args() != nullptr) {
     for (const auto* text : *load.args()) program.args.push_back(text->str());
@@ -36,40 +37,31 @@ vmm::Program program_of(const schema::Load& load) {
   return program;
 }
 
-// What can be said about an image where nothing can be run.
-Expected<void> check_image(const vmm::Program& program, const vmm::Limits& limits) {
-  if (auto checked = vmm::check_limits(limits); !checked) return checked;
-  auto image = vmm::parse_elf(program.image);
-  if (!image) return std::unexpected(image.error());
-  auto layout = vmm::make_layout(*image, limits.memory_bytes & ~(vmm::kPageBytes - 1));
-  if (!layout) return std::unexpected(layout.error());
-  return {};
-}
-
-vmm::Outcome outcome_of(Code code) {
+Outcome outcome_of(Code code) {
   switch (code) {
     case Code::kInvalid:
-      return vmm::Outcome::kBadImage;
+      return Outcome::kBadImage;
     case Code::kUnavailable:
-      return vmm::Outcome::kUnavailable;
+      return Outcome::kUnavailable;
     default:
-      return vmm::Outcome::kInternal;
+      return Outcome::kInternal;
   }
 }
 
-schema::Outcome to_schema(vmm::Outcome outcome) { return static_cast<schema::Outcome>(outcome); }
+schema::Outcome to_schema(Outcome outcome) { return static_cast<schema::Outcome>(outcome); }
 
 flatbuffers::DetachedBuffer loaded_frame(const Function& f, int64_t load_us) {
   flatbuffers::FlatBufferBuilder b(256);
   auto message = b.CreateString(f.message);
   auto loaded = schema::CreateLoaded(
-      b, f.id, to_schema(f.failure), message, f.snapshot && f.snapshot->at_first_read(),
-      static_cast<uint64_t>(load_us), f.snapshot ? f.snapshot->memory_bytes() : 0);
+      b, f.id, to_schema(f.failure), message, f.image && f.image->at_first_read(),
+      static_cast<uint64_t>(load_us), f.image ? f.image->memory_bytes() : 0,
+      f.image && f.image->speaks_protocol());
   b.Finish(schema::CreateFromExecutor(b, schema::Event::Loaded, loaded.Union()));
   return b.Release();
 }
 
-flatbuffers::DetachedBuffer result_frame(uint64_t call, const vmm::CallResult& r) {
+flatbuffers::DetachedBuffer result_frame(uint64_t call, const CallResult& r) {
   flatbuffers::FlatBufferBuilder b(256 + r.output.size() + r.log.size());
   auto bytes = [&b](const std::string& text) {
     return b.CreateVector(reinterpret_cast<const uint8_t*>(text.data()), text.size());
@@ -92,17 +84,17 @@ class Service::Warm {
  public:
   struct Entry {
     std::shared_ptr<Function> function;
-    std::unique_ptr<vmm::Sandbox> sandbox;
+    std::unique_ptr<Sandbox> sandbox;
   };
 
   // The sandbox for this function, or null.
-  vmm::Sandbox* find(const Function* function) {
+  Sandbox* find(const Function* function) {
     auto found = index_.find(function);
     if (found == index_.end()) return nullptr;
     entries_.splice(entries_.begin(), entries_, found->second);
     return found->second->sandbox.get();
   }
-  vmm::Sandbox* add(std::shared_ptr<Function> function, std::unique_ptr<vmm::Sandbox> sandbox) {
+  Sandbox* add(std::shared_ptr<Function> function, std::unique_ptr<Sandbox> sandbox) {
     if (entries_.size() >= kWarmSandboxesMax) drop(std::prev(entries_.end()));
     const Function* key = function.get();
     entries_.push_front({std::move(function), std::move(sandbox)});
@@ -183,31 +175,31 @@ std::optional<Service::Job> Service::pop(Warm& warm, uint64_t done) {
 void Service::load(LoadJob& job) {
   Function& f = *job.function;
   int64_t start_ns = vmm::now_ns();
-  vmm::Program program = program_of(*job.load);
-  vmm::Limits limits = limits_of(*job.load->limits());
-  if (machine_ != nullptr) {
-    auto snapshot = vmm::Snapshot::load(*machine_, program, limits);
-    if (snapshot) {
-      f.snapshot = std::move(*snapshot);
-      f.message = f.snapshot->warning();
+  Program program = program_of(*job.load);
+  Limits limits = limits_of(*job.load->limits());
+  if (backend_ != nullptr) {
+    auto image = backend_->load(program, limits);
+    if (image) {
+      f.image = std::move(*image);
+      f.message = f.image->warning();
     } else {
-      f.failure = outcome_of(snapshot.error().code);
-      f.message = snapshot.error().message;
+      f.failure = outcome_of(image.error().code);
+      f.message = image.error().message;
     }
-  } else if (auto checked = check_image(program, limits); !checked) {
+  } else if (auto checked = vmm::check_program(program, limits); !checked) {
     f.failure = outcome_of(checked.error().code);
     f.message = checked.error().message;
   } else {
-    f.failure = vmm::Outcome::kUnavailable;
+    f.failure = Outcome::kUnavailable;
     f.message = unavailable_;
   }
   auto frame = loaded_frame(f, (vmm::now_ns() - start_ns) / 1000);
   std::vector<Call> waiting;
   {
     std::lock_guard lock(mutex_);
-    f.state = f.snapshot ? Function::State::kReady : Function::State::kFailed;
+    f.state = f.image ? Function::State::kReady : Function::State::kFailed;
     waiting.swap(f.waiting);
-    if (f.snapshot) {
+    if (f.image) {
       for (Call& call : waiting) {
         queued_bytes_ += call.frame.size();
         queue_.push(f.id, CallJob{job.function, std::move(call)});
@@ -215,7 +207,7 @@ void Service::load(LoadJob& job) {
     }
   }
   outbox_.send(std::move(frame));
-  if (f.snapshot) {
+  if (f.image) {
     jobs_.notify_all();
   } else {
     for (const Call& call : waiting) send_failure(call.id, f.failure, f.message);
@@ -224,21 +216,21 @@ void Service::load(LoadJob& job) {
 
 void Service::run(CallJob& job, Warm& warm) {
   const Function* f = job.function.get();
-  vmm::Sandbox* sandbox = warm.find(f);
+  Sandbox* sandbox = warm.find(f);
   if (sandbox == nullptr) {
-    auto clone = vmm::Sandbox::clone(*machine_, f->snapshot);
+    auto clone = f->image->clone();
     if (!clone) {
       return send_failure(job.call.id, outcome_of(clone.error().code), clone.error().message);
     }
     sandbox = warm.add(job.function, std::move(*clone));
   }
-  vmm::CallResult result = sandbox->call(job.call.input);
+  CallResult result = sandbox->call(job.call.input);
   outbox_.send(result_frame(job.call.id, result));
   if (!sandbox->ready() || f->unloaded) warm.drop(f);
 }
 
-void Service::send_failure(uint64_t call, vmm::Outcome outcome, const std::string& message) {
-  vmm::CallResult result;
+void Service::send_failure(uint64_t call, Outcome outcome, const std::string& message) {
+  CallResult result;
   result.ending = {outcome, 0, message};
   outbox_.send(result_frame(call, result));
 }

@@ -9,16 +9,9 @@
 #include "base/error.h"
 #include "executor/vmm/elf_image.h"
 #include "executor/vmm/guest.h"
+#include "executor/vmm/outcome.h"
 
 namespace sluice::vmm {
-
-// What to run: borrowed for the time of Snapshot::load.
-struct Program {
-  std::string name;  // what /proc/self/exe says
-  std::span<const uint8_t> image;
-  std::vector<std::string> args;  // with argv[0]
-  std::vector<std::string> env;   // K=V
-};
 
 // Puts an image, its arguments and its auxiliary vector into a fresh guest, as Linux's exec does
 // (System V ABI, AMD64 supplement, 3.4.1). Returns the registers to begin with; `random_address`

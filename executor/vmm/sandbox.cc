@@ -27,6 +27,10 @@ Expected<std::unique_ptr<Sandbox>> Sandbox::clone(const Machine& machine,
   return sandbox;
 }
 
+uint64_t Sandbox::memory_bytes() const {
+  return kKernelBytesPerVm + reset_->hot_pages() * kPageBytes;
+}
+
 CallResult Sandbox::call(std::span<const uint8_t> input) {
   CHECK(ready_);
   CallResult result;

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "executor/contract/backend.h"
 #include "executor/vmm/guest.h"
 #include "executor/vmm/outcome.h"
 #include "executor/vmm/reset.h"
@@ -14,17 +15,15 @@ namespace sluice::vmm {
 
 // A clone of a snapshot that serves one call after the other, each from the snapshot's state. Made,
 // used and destroyed on one thread.
-class Sandbox {
+class Sandbox : public executor::Sandbox {
  public:
   // Errors: kUnavailable when the kernel refuses another VM.
   static Expected<std::unique_ptr<Sandbox>> clone(const Machine& machine,
                                                   std::shared_ptr<const Snapshot> snapshot);
 
-  // Runs one call and puts everything back. Only while ready().
-  CallResult call(std::span<const uint8_t> input);
-
-  // False after a call that crashed, overran its time or met a defect: throw it away then.
-  bool ready() const { return ready_; }
+  CallResult call(std::span<const uint8_t> input) override;
+  bool ready() const override { return ready_; }
+  uint64_t memory_bytes() const override;
   // Pages that are copied back after every call.
   uint32_t hot_pages() const { return reset_->hot_pages(); }
 

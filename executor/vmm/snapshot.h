@@ -22,6 +22,8 @@ class Snapshot {
                                                         const Limits& limits);
 
   bool at_first_read() const { return at_first_read_; }
+  // It waits for an invocation (sdk/PROTOCOL.md), not for stdin.
+  bool speaks_protocol() const { return speaks_protocol_; }
   const std::string& warning() const { return warning_; }
   const Limits& limits() const { return limits_; }
   uint64_t memory_bytes() const { return ram_->data_bytes(); }
@@ -45,6 +47,7 @@ class Snapshot {
   Limits limits_;
   Layout layout_;
   bool at_first_read_ = false;
+  bool speaks_protocol_ = false;
   std::string warning_;
   std::shared_ptr<const RamTemplate> ram_;
   std::unique_ptr<const KernelState> kernel_;

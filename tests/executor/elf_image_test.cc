@@ -156,7 +156,8 @@ TEST(Elf, MutatedImagesNeverHarmTheHost) {
     if (random() % 10 == 0) bytes.resize(random() % bytes.size());
     auto image = parse_elf(bytes);
     if (!image || ++accepted % 20 != 0) continue;
-    auto snapshot = Snapshot::load(machine(), {"mutant", bytes, {"mutant"}, {}}, limits);
+    auto snapshot =
+        Snapshot::load(machine(), {.name = "mutant", .image = bytes, .args = {"mutant"}}, limits);
     if (!snapshot) continue;
     auto sandbox = Sandbox::clone(machine(), *snapshot);
     ASSERT_TRUE(sandbox);

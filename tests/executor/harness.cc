@@ -37,7 +37,10 @@ std::vector<uint8_t> read_guest(const std::string& name) {
 Loaded::Loaded(const std::string& guest, std::vector<std::string> args, Limits limits,
                std::vector<std::string> env)
     : image_(read_guest(guest)) {
-  Program program{guest, image_, {guest.substr(guest.rfind('/') + 1)}, std::move(env)};
+  Program program{.name = guest,
+                  .image = image_,
+                  .args = {guest.substr(guest.rfind('/') + 1)},
+                  .env = std::move(env)};
   program.args.insert(program.args.end(), args.begin(), args.end());
   auto snapshot = Snapshot::load(machine(), program, limits);
   EXPECT_TRUE(snapshot) << guest << ": " << snapshot.error().message;

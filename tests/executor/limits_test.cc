@@ -101,7 +101,7 @@ TEST(Limit, LogIsCutWithAMarkAndTheCallGoesOn) {
 TEST(Limit, RangesAreCheckedWhenAFunctionIsLoaded) {
   auto image = read_guest("empty");
   auto load = [&](Limits limits) {
-    return Snapshot::load(machine(), {"empty", image, {"empty"}, {}}, limits);
+    return Snapshot::load(machine(), {.name = "empty", .image = image, .args = {"empty"}}, limits);
   };
   Limits limits;
   limits.memory_bytes = kMemoryBytesMin - 1;
@@ -121,14 +121,16 @@ TEST(Limit, RangesAreCheckedWhenAFunctionIsLoaded) {
   EXPECT_TRUE(load(limits));
   limits.memory_bytes = kMemoryBytesMin;
   auto image_too_large = read_guest("runtime");
-  auto refused = Snapshot::load(machine(), {"runtime", image_too_large, {"r"}, {}}, limits);
+  auto refused = Snapshot::load(
+      machine(), {.name = "runtime", .image = image_too_large, .args = {"r"}}, limits);
   ASSERT_FALSE(refused);
   EXPECT_NE(refused.error().message.find("raise the limit"), std::string::npos);
 }
 
 TEST(Limit, ArgumentsThatDoNotFitAreRefused) {
   auto image = read_guest("empty");
-  Program program{"empty", image, {"empty", std::string(kArgumentBytesMax, 'a')}, {}};
+  Program program{
+      .name = "empty", .image = image, .args = {"empty", std::string(kArgumentBytesMax, 'a')}};
   auto refused = Snapshot::load(machine(), program, {});
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::kInvalid);
