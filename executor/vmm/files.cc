@@ -13,6 +13,7 @@ FileTable::FileTable(uint32_t descriptors_max) : descriptors_max_(descriptors_ma
   add({.kind = Kind::kStdin, .node = 0, .offset = 0, .flags = O_RDONLY, .uses = 0}, false);
   add({.kind = Kind::kStdout, .node = 0, .offset = 0, .flags = O_WRONLY, .uses = 0}, false);
   add({.kind = Kind::kStderr, .node = 0, .offset = 0, .flags = O_WRONLY, .uses = 0}, false);
+  add({.kind = Kind::kInvocation, .node = 0, .offset = 0, .flags = O_RDWR, .uses = 0}, true);
 }
 
 const FileTable::Description* FileTable::get(uint64_t fd) const {

@@ -19,7 +19,7 @@ class FileTable {
     uint32_t uses = 0;    // descriptors; 0 means that the entry is free
   };
 
-  // Descriptors 0, 1 and 2 are there from the start.
+  // Descriptors 0, 1, 2 and that of the function protocol are there from the start.
   explicit FileTable(uint32_t descriptors_max);
 
   // -EBADF where there is none.

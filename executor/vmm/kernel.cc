@@ -52,9 +52,14 @@ void Kernel::set_segment_bases(uint64_t fs, uint64_t gs) {
   gs_now_ = gs;
 }
 
-bool Kernel::lacks_input() {
+bool Kernel::lacks_input(InputSource source) {
   needs_input_ = !io_.input.has_value();
+  wanted_input_ = source;
   return needs_input_;
+}
+
+std::span<const uint8_t> Kernel::input_of(InputSource source) const {
+  return io_.input && io_.source == source ? *io_.input : std::span<const uint8_t>();
 }
 
 Ending Kernel::end_by(Outcome outcome, int exit_status, std::string message) const {

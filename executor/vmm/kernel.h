@@ -35,6 +35,7 @@ struct KernelState {
   Cow<Signals> signals;
   Tmpfs::Ino directory = Tmpfs::kRoot;
   uint64_t input_offset = 0;
+  uint64_t invocation_offset = 0;
   uint64_t refused_bytes = 0;  // the last request for memory that the limit refused
   uint32_t umask = 022;
   std::array<char, 16> thread_name{};
@@ -43,10 +44,21 @@ struct KernelState {
       : files(FileTable(limits.open_files)), fs(Tmpfs(limits.tmpfs_bytes)) {}
 };
 
+// Where a program waits for its first input: that decides how it is called.
+enum class InputSource : uint8_t {
+  kStdin,
+  kInvocation,  // the descriptor of the function protocol (sdk/PROTOCOL.md)
+};
+
+// The descriptor that SLUICE_FD names.
+inline constexpr int kInvocationFd = 3;
+
 // One call's input and what it has printed so far.
 struct CallIo {
   std::optional<std::span<const uint8_t>> input;  // not there while a program initialises
-  std::string output;
+  InputSource source = InputSource::kStdin;       // what `input` is for; the other one is empty
+  int64_t deadline_realtime_ns = 0;               // for the invocation
+  std::string output;                             // stdout, or the answer
   std::string log;
   bool log_cut = false;
 };
@@ -72,6 +84,8 @@ class Kernel {
 
   // Serves one call. `deadline_ns` bounds what waits and what is long.
   Step serve(const Syscall& call, int64_t deadline_ns);
+  // After kNeedsInput.
+  InputSource wanted_input() const { return wanted_input_; }
   int64_t result() const { return result_; }
   const Ending& ending() const { return *ending_; }
   // Set by arch_prctl(ARCH_SET_FS or _GS): the caller puts it into the vCPU.
@@ -83,6 +97,8 @@ class Kernel {
   KernelState capture() const;
   void restore(const KernelState& state, CallIo io);
   CallIo& io() { return io_; }
+  // What was printed on stdout so far is log: the program turned out to speak the protocol.
+  void take_output_as_log();
   const KernelState& state() const { return state_; }
 
   // An ending by something other than a system call, with the memory limit blamed where it was hit.
@@ -184,12 +200,18 @@ class Kernel {
   };
 
   // Asks for input: the handler returns at once and its result is not used.
-  bool lacks_input();
+  bool lacks_input(InputSource source);
+  // This call's stdin or invocation; empty where the call has the other one.
+  std::span<const uint8_t> input_of(InputSource source) const;
   int64_t read_into(uint64_t fd, uint64_t address, uint64_t bytes, std::optional<uint64_t> offset);
   int64_t write_from(uint64_t fd, uint64_t address, uint64_t bytes, std::optional<uint64_t> offset);
   int64_t read_input(uint64_t address, uint64_t bytes, std::optional<uint64_t> offset);
   int64_t write_output(std::string_view bytes);
   void write_log(std::string_view bytes);
+  // sys_invocation.cc
+  int64_t read_invocation(uint64_t address, uint64_t bytes);
+  int64_t write_answer(std::string_view bytes);
+  void end_by_bad_answer(std::string message);
   int64_t get_iovecs(uint64_t address, uint64_t count, std::array<Iovec, kIovecsMax>& iovecs) const;
   int64_t get_wait(uint64_t address, std::optional<int64_t>& wait_ns) const;
   int64_t select_descriptors(const Syscall& c, std::optional<int64_t> wait_ns);
@@ -225,6 +247,7 @@ class Kernel {
   int64_t deadline_ns_ = 0;
   int64_t result_ = 0;
   bool needs_input_ = false;
+  InputSource wanted_input_ = InputSource::kStdin;
   std::optional<Ending> ending_;
   std::optional<uint64_t> fs_base_, gs_base_;
   uint64_t fs_now_ = 0, gs_now_ = 0;

@@ -45,7 +45,7 @@ inline constexpr uint64_t kDiscardStepBytes = 256ull << 20;  // between two look
 // The private file system.
 inline constexpr uint32_t kTmpfsNodesMax = 4096;
 inline constexpr uint64_t kTmpfsBytesMax = 4ull << 30;
-inline constexpr uint32_t kOpenFilesMin = 3;
+inline constexpr uint32_t kOpenFilesMin = 4;
 inline constexpr uint32_t kOpenFilesMax = 4096;
 inline constexpr uint32_t kOutputBytesMax = 1u << 30;
 inline constexpr uint32_t kLogBytesMax = 64u << 20;

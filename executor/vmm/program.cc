@@ -53,6 +53,7 @@ Expected<CpuState> load_program(const Machine& machine, const Layout& layout, co
                                 const Program& program, Guest& guest, uint64_t& random_address) {
   uint64_t bytes = program.name.size();
   for (const auto& text : program.args) bytes += text.size() + 1 + sizeof(uint64_t);
+  const std::string protocol_fd = fmt::format("SLUICE_FD={}", kInvocationFd);
   for (const auto& text : program.env) bytes += text.size() + 1 + sizeof(uint64_t);
   uint64_t bytes_max = std::min(kArgumentBytesMax, layout.stack_bytes() / 2);
   if (bytes > bytes_max) {
@@ -71,6 +72,7 @@ Expected<CpuState> load_program(const Machine& machine, const Layout& layout, co
   std::vector<uint64_t> args, env;
   for (const auto& text : program.args) args.push_back(stack.push(text));
   for (const auto& text : program.env) env.push_back(stack.push(text));
+  env.push_back(stack.push(protocol_fd));
   uint8_t random[16];
   fill_random(random);
   stack.align(16);

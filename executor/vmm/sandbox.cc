@@ -53,6 +53,9 @@ Guest::Stop Sandbox::start_and_run(std::span<const uint8_t> input) {
   Kernel& kernel = guest_->kernel();
   CallIo io = s.io();
   io.input = input;
+  if (s.speaks_protocol()) {
+    io.deadline_realtime_ns = realtime_ns() + s.limits().timeout_ms * 1'000'000ll;
+  }
   kernel.restore(s.kernel(), std::move(io));
   kernel.set_segment_bases(s.cpu().sregs.fs.base, s.cpu().sregs.gs.base);
   // Fresh bytes for who asks for AT_RANDOM during the call. What start-up code made of the old

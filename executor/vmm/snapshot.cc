@@ -78,6 +78,7 @@ Expected<void> Snapshot::take(const Machine& machine, const Program& program, co
     if (!xsave) return std::unexpected(xsave.error());
     cpu_ = guest->cpu_state();
     pending_ = guest->pending_call();
+    speaks_protocol_ = guest->kernel().wanted_input() == InputSource::kInvocation;
     auto* data =
         reinterpret_cast<ResumeData*>(guest->ram().scratch(kResumeDataOffset, sizeof(ResumeData)));
     data->xsave = resumable_xsave(*xsave, machine.xcr0());
@@ -85,7 +86,9 @@ Expected<void> Snapshot::take(const Machine& machine, const Program& program, co
     at_first_read_ = true;
   }
   kernel_ = std::make_unique<const KernelState>(guest->kernel().capture());
+  if (speaks_protocol_) guest->kernel().take_output_as_log();
   io_ = std::move(guest->kernel().io());
+  io_.source = speaks_protocol_ ? InputSource::kInvocation : InputSource::kStdin;
   auto sealed = GuestRam::seal(Guest::release_ram(std::move(guest)));
   if (!sealed) return std::unexpected(sealed.error());
   ram_ = std::move(*sealed);

@@ -19,6 +19,7 @@ using Kind = Tmpfs::Kind;
 
 constexpr int64_t kStreamBlockBytes = 64 << 10;  // what stdio takes as its buffer: fewer exits
 constexpr uint64_t kInputIno = 1 << 20, kOutputIno = kInputIno + 1, kLogIno = kInputIno + 2;
+constexpr uint64_t kInvocationIno = kInputIno + 3;
 constexpr uint64_t kDevice = 0x10;
 constexpr const char* kProcSelfExe = "/proc/self/exe";
 
@@ -166,7 +167,11 @@ void Kernel::stat_node(Kind kind, Tmpfs::Ino node, struct stat& out) const {
       out.st_mode = S_IFREG | 0400;
       out.st_ino = kInputIno;
       out.st_blksize = kStreamBlockBytes;
-      out.st_size = io_.input ? static_cast<off_t>(io_.input->size()) : 0;
+      out.st_size = static_cast<off_t>(input_of(InputSource::kStdin).size());
+      break;
+    case Kind::kInvocation:
+      out.st_mode = S_IFSOCK | 0600;
+      out.st_ino = kInvocationIno;
       break;
     case Kind::kStdout:
     case Kind::kStderr:

@@ -22,7 +22,15 @@ using Kind = Tmpfs::Kind;
 
 bool readable_mode(int flags) { return (flags & O_ACCMODE) != O_WRONLY; }
 bool writable_mode(int flags) { return (flags & O_ACCMODE) != O_RDONLY; }
-bool is_stream(Kind kind) { return kind == Kind::kStdout || kind == Kind::kStderr; }
+bool is_stream(Kind kind) {
+  return kind == Kind::kStdout || kind == Kind::kStderr || kind == Kind::kInvocation;
+}
+// Which input a descriptor waits for, if any.
+std::optional<InputSource> input_source(Kind kind) {
+  if (kind == Kind::kStdin) return InputSource::kStdin;
+  if (kind == Kind::kInvocation) return InputSource::kInvocation;
+  return std::nullopt;
+}
 
 constexpr int64_t kForeverNs = INT64_MAX / 4;  // the call's deadline comes first
 constexpr char kCutMark[] = "\n[log cut here: it reached its limit]\n";
@@ -30,8 +38,8 @@ constexpr char kCutMark[] = "\n[log cut here: it reached its limit]\n";
 }  // namespace
 
 int64_t Kernel::read_input(uint64_t address, uint64_t bytes, std::optional<uint64_t> offset) {
-  if (lacks_input()) return 0;
-  std::span<const uint8_t> input = *io_.input;
+  if (lacks_input(InputSource::kStdin)) return 0;
+  std::span<const uint8_t> input = input_of(InputSource::kStdin);
   uint64_t from = offset.value_or(state_.input_offset);
   if (from >= input.size()) return 0;
   uint64_t count = std::min(bytes, input.size() - from);
@@ -51,6 +59,8 @@ int64_t Kernel::read_into(uint64_t fd, uint64_t address, uint64_t bytes,
   switch (d->kind) {
     case Kind::kStdin:
       return read_input(address, bytes, offset);
+    case Kind::kInvocation:
+      return offset ? -ESPIPE : read_invocation(address, bytes);
     case Kind::kNull:
       return 0;
     case Kind::kZero:
@@ -82,6 +92,11 @@ int64_t Kernel::read_into(uint64_t fd, uint64_t address, uint64_t bytes,
 }
 
 int64_t Kernel::write_output(std::string_view bytes) {
+  // Of a program that answers by the function protocol what it prints is its log.
+  if (io_.input && io_.source == InputSource::kInvocation) {
+    write_log(bytes);
+    return static_cast<int64_t>(bytes.size());
+  }
   if (bytes.size() > limits_.output_bytes - io_.output.size()) {
     io_.output.append(bytes.substr(0, limits_.output_bytes - io_.output.size()));
     ending_ = {Outcome::kOutputLimit, 0,
@@ -116,6 +131,8 @@ int64_t Kernel::write_from(uint64_t fd, uint64_t address, uint64_t bytes,
   switch (d->kind) {
     case Kind::kStdout:
       return write_output(text);
+    case Kind::kInvocation:
+      return write_answer(text);
     case Kind::kStderr:
       write_log(text);
       return static_cast<int64_t>(bytes);
@@ -215,8 +232,8 @@ int64_t Kernel::sys_lseek(const Syscall& c) {
       base = static_cast<int64_t>(input ? state_.input_offset : d->offset);
       break;
     case SEEK_END:
-      if (input && lacks_input()) return 0;
-      if (input) base = static_cast<int64_t>(io_.input->size());
+      if (input && lacks_input(InputSource::kStdin)) return 0;
+      if (input) base = static_cast<int64_t>(input_of(InputSource::kStdin).size());
       if (d->kind == Kind::kFile) base = static_cast<int64_t>(state_.fs->node(d->node).size());
       break;
     default:
@@ -247,8 +264,9 @@ int64_t Kernel::sys_ioctl(const Syscall& c) {
   switch (c.args[1]) {
     case FIONREAD: {
       if (d->kind != Kind::kStdin) return -ENOTTY;
-      if (lacks_input()) return 0;
-      uint64_t left = io_.input->size() - std::min(state_.input_offset, io_.input->size());
+      if (lacks_input(InputSource::kStdin)) return 0;
+      uint64_t size = input_of(InputSource::kStdin).size();
+      uint64_t left = size - std::min(state_.input_offset, size);
       return space_.put(c.args[2], static_cast<int32_t>(std::min<uint64_t>(left, INT32_MAX)))
                  ? 0
                  : -EFAULT;
@@ -278,7 +296,8 @@ int64_t Kernel::poll_descriptors(uint64_t address, uint64_t count, std::optional
     if (d == nullptr) {
       p.revents = POLLNVAL;
     } else {
-      if (d->kind == Kind::kStdin && (p.events & POLLIN) && lacks_input()) return 0;
+      auto source = input_source(d->kind);
+      if (source && (p.events & POLLIN) && lacks_input(*source)) return 0;
       short possible = static_cast<short>((readable_mode(d->flags) ? POLLIN | POLLRDNORM : 0) |
                                           (writable_mode(d->flags) ? POLLOUT | POLLWRNORM : 0));
       p.revents = static_cast<short>(p.events & possible);
@@ -349,7 +368,8 @@ int64_t Kernel::select_descriptors(const Syscall& c, std::optional<int64_t> wait
       if (!FD_ISSET(fd, &sets[s])) continue;
       const FileTable::Description* d = state_.files->get(fd);
       if (d == nullptr) return -EBADF;
-      if (s == 0 && d->kind == Kind::kStdin && lacks_input()) return 0;
+      auto source = input_source(d->kind);
+      if (s == 0 && source && lacks_input(*source)) return 0;
       bool now = (s == 0 && readable_mode(d->flags)) || (s == 1 && writable_mode(d->flags));
       if (!now) FD_CLR(fd, &sets[s]);
       ready += now;

@@ -45,6 +45,10 @@ struct Stack {
 
 int64_t Kernel::sys_exit(const Syscall& c) {
   int status = static_cast<int>(c.args[0] & 0xff);
+  if (status == 0 && io_.input && io_.source == InputSource::kInvocation) {
+    end_by_bad_answer("it ended without an answer");
+    return 0;
+  }
   ending_ = status == 0 ? Ending{}
                         : end_by(Outcome::kExitStatus, status,
                                  fmt::format("the program ended with exit status {}", status));

@@ -26,7 +26,8 @@ class Tmpfs {
     kRandom,
     kStdin,
     kStdout,
-    kStderr,  // under /dev
+    kStderr,      // under /dev
+    kInvocation,  // the function protocol's descriptor
   };
 
   struct Node {

@@ -149,15 +149,15 @@ TEST(Tmpfs, RandomOperationsKeepItConsistent) {
 }
 
 TEST(FileTable, DescriptorsAreBoundedAndReused) {
-  FileTable files(5);
+  FileTable files(6);
   FileTable::Description d{Tmpfs::Kind::kNull, 0, 0, 0, 0};
-  EXPECT_EQ(files.add(d, false), 3);
-  EXPECT_EQ(files.duplicate(3, 0, true), 4);
+  EXPECT_EQ(files.add(d, false), 4);
+  EXPECT_EQ(files.duplicate(4, 0, true), 5);
   EXPECT_EQ(files.add(d, false), -EMFILE);
-  EXPECT_EQ(files.get(5), nullptr);
+  EXPECT_EQ(files.get(6), nullptr);
   EXPECT_EQ(files.get(UINT64_MAX), nullptr);
-  files.close(3);
-  EXPECT_EQ(files.add(d, false), 3);
+  files.close(4);
+  EXPECT_EQ(files.add(d, false), 4);
 }
 
 }  // namespace

@@ -105,7 +105,7 @@ static void check_memory(void) {
   if (!is_filled(discarded, kPage, 'd')) found("page that was discarded");
   if (sbrk(0) != break_at_start) found("break");
   int zero = open("/dev/zero", O_RDONLY);
-  if (zero != 3) found("open files");
+  if (zero != 4) found("open files");
   if (read(zero, sealed, 16) > 0) found("protection of the read-only page");
   close(zero);
   char* grown = sbrk(1 << 20);
