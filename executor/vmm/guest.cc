@@ -114,15 +114,15 @@ void Guest::stop_with(Stop& stop, Outcome outcome, std::string message) {
 
 Guest::Stop Guest::run(int64_t deadline_ns) {
   Stop stop;
+  deadline_ns_ = deadline_ns;
+  cpu_limit_ns_ = limits_.cpu_ms > 0 ? thread_cpu_ns() + limits_.cpu_ms * 1'000'000ll : 0;
   Watchdog watchdog(vm_->run(), deadline_ns);
+  set_next_stop(watchdog);
   for (;;) {
     int error = vm_->enter();
     if (error == EINTR || error == EAGAIN) {
-      if (!watchdog.expired()) continue;  // a timer that an earlier call set
-      stop_with(
-          stop, Outcome::kTimeout,
-          fmt::format("the program ran longer than its timeout of {} ms", limits_.timeout_ms));
-      return stop;
+      if (handle_interruption(stop, watchdog)) return stop;
+      continue;
     }
     if (error != 0) {
       stop_with(stop, Outcome::kInternal,
@@ -133,7 +133,7 @@ Guest::Stop Guest::run(int64_t deadline_ns) {
     kvm_run& run = vm_->run();
     switch (run.exit_reason) {
       case KVM_EXIT_IO:
-        if (handle_io(stop, deadline_ns)) return stop;
+        if (handle_io(stop, watchdog)) return stop;
         break;
       case KVM_EXIT_SHUTDOWN:
         stop_with(stop, Outcome::kException,
@@ -156,13 +156,36 @@ Guest::Stop Guest::run(int64_t deadline_ns) {
   }
 }
 
+void Guest::time_out(Stop& stop) {
+  stop_with(stop, Outcome::kTimeout,
+            fmt::format("the program ran longer than its timeout of {} ms", limits_.timeout_ms));
+}
+
+// The watchdog's signal, or an old one: its time may be the call's deadline, that of the CPU time's
+// limit, or a thread's whose turn is over.
+bool Guest::handle_interruption(Stop& stop, Watchdog& watchdog) {
+  int64_t now = now_ns();
+  if (now >= deadline_ns_) {
+    time_out(stop);
+    return true;
+  }
+  if (cpu_limit_ns_ != 0 && thread_cpu_ns() >= cpu_limit_ns_) {
+    stop_with(
+        stop, Outcome::kCpuLimit,
+        fmt::format("the program took more CPU time than its limit of {} ms", limits_.cpu_ms));
+    return true;
+  }
+  if (now < watchdog.deadline_ns()) return false;
+  return preempt(stop, watchdog);
+}
+
 // Returns whether the run is over. A program may be able to write to ports itself: what an exit
 // means follows from where it happened.
-bool Guest::handle_io(Stop& stop, int64_t deadline_ns) {
+bool Guest::handle_io(Stop& stop, Watchdog& watchdog) {
   kvm_run& run = vm_->run();
   uint64_t rip = run.s.regs.regs.rip;
   uint16_t port = run.io.port;
-  if (is_syscall_exit(rip, port)) return handle_syscall(stop, deadline_ns);
+  if (is_syscall_exit(rip, port)) return handle_syscall(stop, watchdog);
   if (is_exception_exit(rip, port)) {
     stop.ending = exception_ending(port - kExceptionPort);
     stop.broken = true;
@@ -174,7 +197,7 @@ bool Guest::handle_io(Stop& stop, int64_t deadline_ns) {
   return true;
 }
 
-bool Guest::handle_syscall(Stop& stop, int64_t deadline_ns) {
+bool Guest::handle_syscall(Stop& stop, Watchdog& watchdog) {
   const kvm_regs& r = vm_->run().s.regs.regs;
   // On a software KVM the program may have jumped to the stub with any RCX.
   if (!layout_.contains(r.rcx, 1)) {
@@ -185,9 +208,11 @@ bool Guest::handle_syscall(Stop& stop, int64_t deadline_ns) {
     return true;
   }
   Syscall call{r.rax, {r.rdi, r.rsi, r.rdx, r.r10, r.r8, r.r9}};
-  switch (kernel_.serve(call, deadline_ns)) {
+  switch (kernel_.serve(call, deadline_ns_)) {
     case Kernel::Step::kReturn:
-      return_from_syscall();
+      if (start_thread(stop)) return true;
+      return_from_syscall(kernel_.result());
+      if (kernel_.threads().count() > 1) set_next_stop(watchdog);
       return false;
     case Kernel::Step::kEnded:
       stop.ending = kernel_.ending();
@@ -196,14 +221,16 @@ bool Guest::handle_syscall(Stop& stop, int64_t deadline_ns) {
       pending_ = call;
       stop.needs_input = true;
       return true;
+    case Kernel::Step::kWaits:
+      return next_thread(stop, watchdog);
   }
   return true;
 }
 
-void Guest::return_from_syscall() {
+void Guest::return_from_syscall(int64_t result) {
   kvm_run& run = vm_->run();
   kvm_regs& r = run.s.regs.regs;
-  r.rax = static_cast<uint64_t>(kernel_.result());
+  r.rax = static_cast<uint64_t>(result);
   if (machine_.flavour() == Flavour::kSoftware) {
     r.rip = r.rcx;
     r.rflags = resume_rflags(Flavour::kSoftware, r.r11);

@@ -14,15 +14,9 @@
 #include "executor/vmm/kvm.h"
 #include "executor/vmm/layout.h"
 #include "executor/vmm/outcome.h"
+#include "executor/vmm/watchdog.h"
 
 namespace sluice::vmm {
-
-// The registers at a point from which a program can be entered: after a system call (or before its
-// first instruction). `regs` has RCX and R11 as the `syscall` instruction leaves them.
-struct CpuState {
-  kvm_regs regs;
-  kvm_sregs sregs;
-};
 
 // A program in its VM: memory, vCPU and the host's side of it. The loop between KVM_RUN and system
 // calls is here. Owned and used by one thread.
@@ -63,9 +57,18 @@ class Guest {
  private:
   Guest(const Machine& machine, const Layout& layout, std::unique_ptr<GuestRam> ram,
         std::string name, const Limits& limits);
-  bool handle_io(Stop& stop, int64_t deadline_ns);
-  bool handle_syscall(Stop& stop, int64_t deadline_ns);
-  void return_from_syscall();
+  bool handle_io(Stop& stop, Watchdog& watchdog);
+  bool handle_syscall(Stop& stop, Watchdog& watchdog);
+  bool handle_interruption(Stop& stop, Watchdog& watchdog);
+  void return_from_syscall(int64_t result);
+  void time_out(Stop& stop);
+  // Threads (guest_threads.cc).
+  bool start_thread(Stop& stop);
+  bool next_thread(Stop& stop, Watchdog& watchdog);
+  bool preempt(Stop& stop, Watchdog& watchdog);
+  void set_next_stop(Watchdog& watchdog);
+  Expected<void> save_thread(Thread& thread);
+  Expected<void> load_thread(const Thread& thread);
   Ending exception_ending(unsigned vector);
   void stop_with(Stop& stop, Outcome outcome, std::string message);
 
@@ -77,6 +80,9 @@ class Guest {
   Kernel kernel_;
   std::unique_ptr<VirtualMachine> vm_;
   Syscall pending_{};
+  // Of the present run; the second is on the thread's CPU clock, 0 for none.
+  int64_t deadline_ns_ = 0;
+  int64_t cpu_limit_ns_ = 0;
 };
 
 }  // namespace sluice::vmm

@@ -16,7 +16,7 @@ Kernel::Kernel(std::string name, const Limits& limits, AddressSpace& space)
 
 Kernel::Step Kernel::serve(const Syscall& call, int64_t deadline_ns) {
   deadline_ns_ = deadline_ns;
-  needs_input_ = false;
+  needs_input_ = waits_ = false;
   const SyscallRule* rule = SyscallTable::find(call.number);
   if (rule == nullptr) {
     ending_ =
@@ -27,8 +27,15 @@ Kernel::Step Kernel::serve(const Syscall& call, int64_t deadline_ns) {
     return Step::kEnded;
   }
   result_ = rule->handler != nullptr ? (this->*rule->handler)(call) : rule->fixed_result;
+  if (result_ == -EMFILE) refuse(-EMFILE, "open files", limits_.open_files);
+  if (result_ == -ENOSPC) {
+    bool full = state_.fs->nodes_used() < kTmpfsNodesMax;
+    refuse(-ENOSPC, full ? "bytes in its file system" : "files and directories",
+           full ? limits_.tmpfs_bytes : kTmpfsNodesMax);
+  }
   if (needs_input_) return Step::kNeedsInput;
-  return ending_ ? Step::kEnded : Step::kReturn;
+  if (ending_) return Step::kEnded;
+  return waits_ ? Step::kWaits : Step::kReturn;
 }
 
 KernelState Kernel::capture() const {
@@ -44,7 +51,8 @@ void Kernel::restore(const KernelState& state, CallIo io) {
   ending_.reset();
   fs_base_.reset();
   gs_base_.reset();
-  needs_input_ = false;
+  new_thread_.reset();
+  needs_input_ = waits_ = false;
 }
 
 void Kernel::set_segment_bases(uint64_t fs, uint64_t gs) {
@@ -63,20 +71,31 @@ std::span<const uint8_t> Kernel::input_of(InputSource source) const {
 }
 
 Ending Kernel::end_by(Outcome outcome, int exit_status, std::string message) const {
-  bool may_be_memory = outcome == Outcome::kExitStatus || outcome == Outcome::kSignal ||
-                       outcome == Outcome::kException;
-  if (may_be_memory && state_.refused_bytes > 0) {
+  bool may_be_a_limit = outcome == Outcome::kExitStatus || outcome == Outcome::kSignal ||
+                        outcome == Outcome::kException;
+  const Refusal& refused = state_.refusal;
+  if (!may_be_a_limit || refused.outcome == Outcome::kOk) {
+    return {outcome, exit_status, std::move(message)};
+  }
+  if (refused.outcome == Outcome::kMemoryLimit) {
     return {Outcome::kMemoryLimit, exit_status,
             fmt::format("the memory limit of {} bytes was reached (a request for {} bytes was "
                         "refused); then {}",
-                        limits_.memory_bytes, state_.refused_bytes, message)};
+                        limits_.memory_bytes, refused.amount, message)};
   }
-  return {outcome, exit_status, std::move(message)};
+  return {refused.outcome, exit_status,
+          fmt::format("the limit of {} {} was reached; then {}", refused.limit_value, refused.limit,
+                      message)};
 }
 
 int64_t Kernel::refuse_memory(uint64_t bytes) {
-  state_.refused_bytes = std::max<uint64_t>(bytes, 1);
+  state_.refusal = {.outcome = Outcome::kMemoryLimit, .amount = bytes};
   return -ENOMEM;
+}
+
+int64_t Kernel::refuse(int64_t error, const char* limit, uint64_t limit_value) {
+  state_.refusal = {.outcome = Outcome::kResourceLimit, .limit = limit, .limit_value = limit_value};
+  return error;
 }
 
 }  // namespace sluice::vmm

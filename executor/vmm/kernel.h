@@ -11,19 +11,25 @@
 #include "executor/vmm/cow.h"
 #include "executor/vmm/files.h"
 #include "executor/vmm/outcome.h"
+#include "executor/vmm/threads.h"
 #include "executor/vmm/tmpfs.h"
 
 namespace sluice::vmm {
 
-// What sigaction, sigprocmask and sigaltstack set. Signals are never delivered to a handler.
+// What sigaction sets. Signals are never delivered to a handler.
 struct Signals {
   struct Action {
     uint64_t handler = 0, flags = 0, restorer = 0, mask = 0;
   };
   std::array<Action, 65> actions;  // by number, from 1
-  uint64_t blocked = 0;
-  uint64_t stack_address = 0, stack_bytes = 0;
-  uint32_t stack_flags = 2;  // SS_DISABLE
+};
+
+// A limit that a program has met, to be named should it fail.
+struct Refusal {
+  Outcome outcome = Outcome::kOk;  // kMemoryLimit or kResourceLimit; kOk: none
+  uint64_t amount = 0;             // of memory: bytes asked for
+  const char* limit = "";          // of resources: what is limited, and how many there may be
+  uint64_t limit_value = 0;
 };
 
 // Everything that the host remembers about a program: with its memory and registers, the whole of
@@ -33,10 +39,11 @@ struct KernelState {
   Cow<FileTable> files;
   Cow<Tmpfs> fs;
   Cow<Signals> signals;
+  Cow<Threads> threads;
   Tmpfs::Ino directory = Tmpfs::kRoot;
   uint64_t input_offset = 0;
   uint64_t invocation_offset = 0;
-  uint64_t refused_bytes = 0;  // the last request for memory that the limit refused
+  Refusal refusal;  // the last one
   uint32_t umask = 022;
   std::array<char, 16> thread_name{};
 
@@ -78,6 +85,7 @@ class Kernel {
     kReturn,      // to the program, with result()
     kEnded,       // ending() says how
     kNeedsInput,  // nothing was done: the call wants input, and there is none yet
+    kWaits,       // the thread waits, has yielded or has ended: another one's turn
   };
 
   Kernel(std::string name, const Limits& limits, AddressSpace& space);
@@ -91,6 +99,16 @@ class Kernel {
   // Set by arch_prctl(ARCH_SET_FS or _GS): the caller puts it into the vCPU.
   std::optional<uint64_t> take_fs_base() { return std::exchange(fs_base_, std::nullopt); }
   std::optional<uint64_t> take_gs_base() { return std::exchange(gs_base_, std::nullopt); }
+  // Set by clone(): the thread's number, its stack pointer and, if given, its FS base. The caller
+  // fills in its registers.
+  struct NewThread {
+    uint32_t id;
+    uint64_t stack;
+    std::optional<uint64_t> fs_base;
+  };
+  std::optional<NewThread> take_new_thread() { return std::exchange(new_thread_, std::nullopt); }
+  const Threads& threads() const { return *state_.threads; }
+  Threads& edit_threads() { return state_.threads.edit(); }
   void set_segment_bases(uint64_t fs, uint64_t gs);
 
   // State as it is now, and as it shall be. restore() also forgets the last call's ending.
@@ -167,6 +185,7 @@ class Kernel {
   // sys_process.cc
   int64_t sys_exit(const Syscall&);
   int64_t sys_kill(const Syscall&);
+  int64_t sys_tkill(const Syscall&);
   int64_t sys_tgkill(const Syscall&);
   int64_t sys_arch_prctl(const Syscall&);
   int64_t sys_prctl(const Syscall&);
@@ -182,9 +201,15 @@ class Kernel {
   int64_t sys_getresid(const Syscall&);
   int64_t sys_getgroups(const Syscall&);
   int64_t sys_getrandom(const Syscall&);
-  int64_t sys_futex(const Syscall&);
   int64_t return_zero(const Syscall&);
   int64_t return_one(const Syscall&);
+  // sys_threads.cc
+  int64_t sys_clone(const Syscall&);
+  int64_t sys_exit_thread(const Syscall&);
+  int64_t sys_gettid(const Syscall&);
+  int64_t sys_set_tid_address(const Syscall&);
+  int64_t sys_sched_yield(const Syscall&);
+  int64_t sys_futex(const Syscall&);
   // sys_time.cc
   int64_t sys_clock_gettime(const Syscall&);
   int64_t sys_clock_getres(const Syscall&);
@@ -234,9 +259,16 @@ class Kernel {
   void set_directory(Tmpfs::Ino node);
 
   int64_t refuse_memory(uint64_t bytes);
+  // Remembers that `limit` was met where `error` is what the program is told then.
+  int64_t refuse(int64_t error, const char* limit, uint64_t limit_value);
+  void end_process(int status);
+  int64_t futex_wait(const Syscall& c, uint64_t operation);
   int64_t raise(uint64_t signal);
-  // Sleeps until then or the deadline.
-  void sleep_until(int64_t at_ns) const;
+  // Lets the thread wait until then, for what is not there before. `late_result` is what its call
+  // returns.
+  int64_t wait_until(int64_t at_ns, int64_t late_result);
+  // A struct timespec, as a time to wake at.
+  int64_t get_wake_time(uint64_t address, int clock, bool absolute, int64_t& at_ns) const;
   int64_t sleep_for(uint64_t request, int clock, bool absolute);
 
   std::string name_;
@@ -247,6 +279,8 @@ class Kernel {
   int64_t deadline_ns_ = 0;
   int64_t result_ = 0;
   bool needs_input_ = false;
+  bool waits_ = false;
+  std::optional<NewThread> new_thread_;
   InputSource wanted_input_ = InputSource::kStdin;
   std::optional<Ending> ending_;
   std::optional<uint64_t> fs_base_, gs_base_;

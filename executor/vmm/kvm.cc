@@ -21,7 +21,9 @@ constexpr unsigned long kGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO,
 constexpr unsigned long kSetCpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8);
 constexpr unsigned long kSetMsrs = _IOC(_IOC_WRITE, KVMIO, 0x89, 8);
 constexpr unsigned long kGetXsave = _IOC(_IOC_READ, KVMIO, 0xa4, 4096);
+constexpr unsigned long kSetXsave = _IOC(_IOC_WRITE, KVMIO, 0xa5, 4096);
 static_assert(kGetXsave == 0x9000aea4);
+static_assert(kSetXsave == 0x5000aea5);
 static_assert(kGetSupportedCpuid == 0xc008ae05);
 static_assert(kSetCpuid2 == 0x4008ae90);
 static_assert(kSetMsrs == 0x4008ae89);
@@ -286,6 +288,15 @@ Expected<XsaveArea> VirtualMachine::xsave() const {
   XsaveArea area;
   std::memcpy(area.data(), all, area.size());
   return area;
+}
+
+Expected<void> VirtualMachine::set_xsave(const XsaveArea& area) {
+  alignas(64) uint8_t all[4096] = {};
+  std::memcpy(all, area.data(), area.size());
+  if (ioctl(vcpu_.get(), kSetXsave, all) < 0) {
+    return fail_errno(Code::kInternal, "KVM_SET_XSAVE");
+  }
+  return {};
 }
 
 int VirtualMachine::enter() { return ioctl(vcpu_.get(), KVM_RUN, 0) < 0 ? errno : 0; }

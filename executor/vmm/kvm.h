@@ -96,6 +96,7 @@ class VirtualMachine {
   Expected<void> set_xcr0(uint64_t xcr0);
   // The vCPU's XSAVE area, in the standard format; components beyond AVX are not included.
   Expected<XsaveArea> xsave() const;
+  Expected<void> set_xsave(const XsaveArea& area);
 
   kvm_run& run() { return *run_; }
   // KVM_RUN. Returns 0 or an errno; EINTR after a signal or with immediate_exit set.

@@ -33,6 +33,10 @@ inline constexpr uint64_t kBreakSlackBytes = 256 << 10;
 // Time.
 inline constexpr uint32_t kTimeoutMsMax = 24u * 3600 * 1000;
 
+// How long a thread runs while others could.
+inline constexpr int64_t kTurnNs = 2'000'000;
+inline constexpr uint32_t kThreadsMax = 4096;
+
 // What one system call may make the host do.
 inline constexpr uint64_t kTransferBytesMax = 64ull << 20;  // longer reads and writes end short
 inline constexpr uint64_t kIovecsMax = 1024;                // Linux's UIO_MAXIOV

@@ -21,6 +21,8 @@ Expected<void> check_limits(const Limits& l) {
         check_range("timeout_ms", l.timeout_ms, 1, kTimeoutMsMax),
         check_range("output_bytes", l.output_bytes, 0, kOutputBytesMax),
         check_range("log_bytes", l.log_bytes, 0, kLogBytesMax),
+        check_range("cpu_ms", l.cpu_ms, 0, kTimeoutMsMax),
+        check_range("threads", l.threads, 1, kThreadsMax),
         check_range("open_files", l.open_files, kOpenFilesMin, kOpenFilesMax),
         check_range("tmpfs_bytes", l.tmpfs_bytes, 0, kTmpfsBytesMax)}) {
     if (!checked) return checked;

@@ -304,12 +304,12 @@ int64_t Kernel::poll_descriptors(uint64_t address, uint64_t count, std::optional
     }
     ready += p.revents != 0;
   }
-  if (ready == 0) sleep_until(now_ns() + wait_ns.value_or(kForeverNs));
   if (count > 0) {
     uint8_t* to = space_.for_write(address, count * sizeof(pollfd));
     if (to == nullptr) return -EFAULT;
     std::memcpy(to, fds.data(), count * sizeof(pollfd));
   }
+  if (ready == 0 && wait_ns != 0) return wait_until(now_ns() + wait_ns.value_or(kForeverNs), 0);
   return ready;
 }
 
@@ -375,13 +375,13 @@ int64_t Kernel::select_descriptors(const Syscall& c, std::optional<int64_t> wait
       ready += now;
     }
   }
-  if (ready == 0) sleep_until(now_ns() + wait_ns.value_or(kForeverNs));
   for (int s = 0; s < 3; s++) {
     if (c.args[1 + s] == 0) continue;
     uint8_t* to = space_.for_write(c.args[1 + s], bytes);
     if (to == nullptr) return -EFAULT;
     std::memcpy(to, &sets[s], bytes);
   }
+  if (ready == 0 && wait_ns != 0) return wait_until(now_ns() + wait_ns.value_or(kForeverNs), 0);
   return ready;
 }
 

@@ -7,7 +7,6 @@
 
 #include <asm/prctl.h>
 #include <fmt/format.h>
-#include <linux/futex.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sysinfo.h>
@@ -43,15 +42,18 @@ struct Stack {
 
 }  // namespace
 
-int64_t Kernel::sys_exit(const Syscall& c) {
-  int status = static_cast<int>(c.args[0] & 0xff);
+void Kernel::end_process(int status) {
   if (status == 0 && io_.input && io_.source == InputSource::kInvocation) {
     end_by_bad_answer("it ended without an answer");
-    return 0;
+    return;
   }
   ending_ = status == 0 ? Ending{}
                         : end_by(Outcome::kExitStatus, status,
                                  fmt::format("the program ended with exit status {}", status));
+}
+
+int64_t Kernel::sys_exit(const Syscall& c) {
+  end_process(static_cast<int>(c.args[0] & 0xff));
   return 0;
 }
 
@@ -60,6 +62,8 @@ int64_t Kernel::raise(uint64_t signal) {
   if (signal == 0) return 0;
   const Signals::Action& action = state_.signals->actions[signal];
   if (action.handler == kIgnore || (action.handler == 0 && ignored_by_default(signal))) return 0;
+  // Go preempts its threads by it, and does without where it does not come.
+  if (signal == SIGURG) return 0;
   ending_ = end_by(Outcome::kSignal, 0,
                    fmt::format("the program ended itself by {}", signal_name(signal)));
   return 0;
@@ -71,8 +75,12 @@ int64_t Kernel::sys_kill(const Syscall& c) {
   return raise(c.args[1]);
 }
 
+int64_t Kernel::sys_tkill(const Syscall& c) {
+  return sys_tgkill({c.number, {kPid, c.args[0], c.args[1]}});
+}
+
 int64_t Kernel::sys_tgkill(const Syscall& c) {
-  if (c.args[0] != kPid || c.args[1] != kPid) return -ESRCH;
+  if (c.args[0] != kPid || !state_.threads->has(static_cast<uint32_t>(c.args[1]))) return -ESRCH;
   return raise(c.args[2]);
 }
 
@@ -132,7 +140,7 @@ int64_t Kernel::sys_rt_sigaction(const Syscall& c) {
 
 int64_t Kernel::sys_rt_sigprocmask(const Syscall& c) {
   if (c.args[3] != kSignalSetBytes) return -EINVAL;
-  uint64_t before = state_.signals->blocked;
+  uint64_t before = state_.threads->current().blocked_signals;
   if (c.args[1] != 0) {
     auto set = space_.get<uint64_t>(c.args[1]);
     if (!set) return -EFAULT;
@@ -150,21 +158,21 @@ int64_t Kernel::sys_rt_sigprocmask(const Syscall& c) {
       default:
         return -EINVAL;
     }
-    if (after != before) state_.signals.edit().blocked = after;
+    if (after != before) state_.threads.edit().current().blocked_signals = after;
   }
   return c.args[2] == 0 || space_.put(c.args[2], before) ? 0 : -EFAULT;
 }
 
 int64_t Kernel::sys_sigaltstack(const Syscall& c) {
-  const Signals& now = *state_.signals;
-  Stack before{now.stack_address, now.stack_flags, 0, now.stack_bytes};
+  const Thread& now = state_.threads->current();
+  Stack before{now.signal_stack_address, now.signal_stack_flags, 0, now.signal_stack_bytes};
   if (c.args[0] != 0) {
     auto wanted = space_.get<Stack>(c.args[0]);
     if (!wanted) return -EFAULT;
-    Signals& s = state_.signals.edit();
-    s.stack_address = wanted->address;
-    s.stack_flags = wanted->flags;
-    s.stack_bytes = wanted->bytes;
+    Thread& t = state_.threads.edit().current();
+    t.signal_stack_address = wanted->address;
+    t.signal_stack_flags = wanted->flags;
+    t.signal_stack_bytes = wanted->bytes;
   }
   return c.args[1] == 0 || space_.put(c.args[1], before) ? 0 : -EFAULT;
 }
@@ -193,7 +201,7 @@ int64_t Kernel::sys_getrlimit(const Syscall& c) {
       limit = {0, 0};
       break;
     case RLIMIT_NPROC:
-      limit = {1, 1};
+      limit = {limits_.threads, limits_.threads};
       break;
     default:
       if (c.args[0] >= RLIM_NLIMITS) return -EINVAL;
@@ -217,7 +225,7 @@ int64_t Kernel::sys_sysinfo(const Syscall& c) {
   s.totalram = limits_.memory_bytes;
   s.freeram = limits_.memory_bytes / 2;
   s.mem_unit = 1;
-  s.procs = 1;
+  s.procs = static_cast<unsigned short>(state_.threads->count());
   s.uptime = now_ns() / 1'000'000'000;
   return space_.put(c.args[0], s) ? 0 : -EFAULT;
 }
@@ -250,33 +258,6 @@ int64_t Kernel::sys_getrandom(const Syscall& c) {
   if (at == nullptr) return -EFAULT;
   fill_random({at, bytes});
   return static_cast<int64_t>(bytes);
-}
-
-// There is one thread, so a wait that its value allows can end by its time limit only.
-int64_t Kernel::sys_futex(const Syscall& c) {
-  uint64_t operation =
-      c.args[1] & ~static_cast<uint64_t>(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
-  switch (operation) {
-    case FUTEX_WAKE:
-    case FUTEX_WAKE_BITSET:
-      return 0;
-    case FUTEX_WAIT:
-    case FUTEX_WAIT_BITSET: {
-      auto value = space_.get<uint32_t>(c.args[0]);
-      if (!value) return -EFAULT;
-      if (*value != static_cast<uint32_t>(c.args[2])) return -EAGAIN;
-      if (c.args[3] == 0) {
-        sleep_until(deadline_ns_);
-        return -EINTR;
-      }
-      bool realtime = (c.args[1] & FUTEX_CLOCK_REALTIME) != 0;
-      int64_t slept = sleep_for(c.args[3], realtime ? CLOCK_REALTIME : CLOCK_MONOTONIC,
-                                operation == FUTEX_WAIT_BITSET);
-      return slept < 0 ? slept : -ETIMEDOUT;
-    }
-    default:
-      return -ENOSYS;
-  }
 }
 
 int64_t Kernel::return_zero(const Syscall&) { return 0; }

@@ -74,14 +74,14 @@ int64_t Kernel::sys_getrusage(const Syscall& c) {
   return space_.put(c.args[1], rusage{}) ? 0 : -EFAULT;
 }
 
-void Kernel::sleep_until(int64_t at_ns) const {
-  int64_t until = std::min(at_ns, deadline_ns_);
-  timespec t{until / 1'000'000'000, until % 1'000'000'000};
-  while (now_ns() < until) clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr);
+int64_t Kernel::wait_until(int64_t at_ns, int64_t late_result) {
+  state_.threads.edit().wait(0, 0, at_ns, late_result);
+  waits_ = true;
+  return 0;
 }
 
-int64_t Kernel::sleep_for(uint64_t request, int clock, bool absolute) {
-  auto t = space_.get<timespec>(request);
+int64_t Kernel::get_wake_time(uint64_t address, int clock, bool absolute, int64_t& at_ns) const {
+  auto t = space_.get<timespec>(address);
   if (!t) return -EFAULT;
   if (t->tv_sec < 0 || t->tv_nsec < 0 || t->tv_nsec >= 1'000'000'000) return -EINVAL;
   constexpr int64_t kFarSeconds = 100ll * 365 * 24 * 3600;
@@ -91,8 +91,14 @@ int64_t Kernel::sleep_for(uint64_t request, int clock, bool absolute) {
     clock_gettime(clock, &now);
     ns -= now.tv_sec * 1'000'000'000ll + now.tv_nsec;
   }
-  if (ns > 0) sleep_until(now_ns() + ns);
+  at_ns = now_ns() + std::max<int64_t>(ns, 0);
   return 0;
+}
+
+int64_t Kernel::sleep_for(uint64_t request, int clock, bool absolute) {
+  int64_t at_ns;
+  if (int64_t error = get_wake_time(request, clock, absolute, at_ns); error < 0) return error;
+  return wait_until(at_ns, 0);
 }
 
 int64_t Kernel::sys_nanosleep(const Syscall& c) {

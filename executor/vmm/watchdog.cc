@@ -82,20 +82,35 @@ int64_t now_ns() {
   return t.tv_sec * 1'000'000'000ll + t.tv_nsec;
 }
 
+int64_t thread_cpu_ns() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return t.tv_sec * 1'000'000'000ll + t.tv_nsec;
+}
+
 int64_t realtime_ns() {
   timespec t;
   clock_gettime(CLOCK_REALTIME_COARSE, &t);
   return t.tv_sec * 1'000'000'000ll + t.tv_nsec;
 }
 
-Watchdog::Watchdog(kvm_run& run, int64_t deadline_ns) : deadline_ns_(deadline_ns) {
+Watchdog::Watchdog(kvm_run& run, int64_t deadline_ns) : run_(run) {
   ThreadTimer& t = thread_timer;
   if (!t.created) create_timer(t);
   CHECK(t.run.load(std::memory_order_relaxed) == nullptr);
-  *const_cast<volatile __u8*>(&run.immediate_exit) = 0;
+  set(deadline_ns);
+}
+
+void Watchdog::set(int64_t deadline_ns) {
+  ThreadTimer& t = thread_timer;
+  deadline_ns_ = deadline_ns;
+  // While `run` is null a signal only notes that the timer has fired.
+  t.run.store(nullptr, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  *const_cast<volatile __u8*>(&run_.immediate_exit) = 0;
   t.deadline_ns.store(deadline_ns, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  t.run.store(&run, std::memory_order_relaxed);
+  t.run.store(&run_, std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   int64_t set_for = t.set_for_ns.load(std::memory_order_relaxed);
   if (set_for == 0 || set_for > deadline_ns) t.set(deadline_ns);

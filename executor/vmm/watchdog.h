@@ -8,6 +8,8 @@ namespace sluice::vmm {
 
 // CLOCK_MONOTONIC, in nanoseconds.
 int64_t now_ns();
+// CLOCK_THREAD_CPUTIME_ID, in nanoseconds.
+int64_t thread_cpu_ns();
 // CLOCK_REALTIME_COARSE, in nanoseconds: cheap, for times of files.
 int64_t realtime_ns();
 
@@ -24,10 +26,14 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
+  // Moves the time, also after it has passed.
+  void set(int64_t deadline_ns);
+
   int64_t deadline_ns() const { return deadline_ns_; }
   bool expired() const { return now_ns() >= deadline_ns_; }
 
  private:
+  kvm_run& run_;
   int64_t deadline_ns_;
 };
 
