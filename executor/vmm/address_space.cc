@@ -26,6 +26,8 @@ uint8_t state_of(uint64_t linux_prot) {
   return state;
 }
 
+bool accessible(uint8_t state) { return (state & (kProtRead | kProtWrite | kProtExec)) != 0; }
+
 // Whether going from one state to the other takes away something that a TLB may remember.
 bool takes_away(uint8_t from, uint8_t to) {
   uint8_t before = from & (kProtRead | kProtWrite | kProtExec);
@@ -83,16 +85,31 @@ std::optional<uint64_t> AddressSpace::find_free(uint64_t count) const {
 void AddressSpace::set_pages(Range r, uint8_t state) {
   if (r.count == 0) return;
   CHECK(r.page >= layout_.first_usable && r.page + r.count <= layout_.window_pages);
-  uint8_t* pages = map_.edit().pages.data();
+  PageMap& map = map_.edit();
+  uint8_t* pages = map.pages.data();
   bool stale = false;
-  uint64_t offset = layout_.window_pt + r.page * sizeof(uint64_t);
-  auto* entries = reinterpret_cast<uint64_t*>(ram_.writable(offset, r.count * sizeof(uint64_t)));
   for (uint64_t i = 0; i < r.count; i++) {
-    stale |= takes_away(pages[r.page + i], state);
-    pages[r.page + i] = state;
-    entries[i] = page_table_entry(layout_.physical_page(r.page + i), state);
+    uint8_t& before = pages[r.page + i];
+    stale |= takes_away(before, state);
+    map.accessible += accessible(state);
+    map.accessible -= accessible(before);
+    // A reservation changes no page table.
+    if (accessible(before) || accessible(state)) {
+      uint64_t entry = page_table_entry(layout_.physical_page(r.page + i), state);
+      uint64_t offset = layout_.window_pt + (r.page + i) * sizeof entry;
+      std::memcpy(ram_.writable(offset, sizeof entry), &entry, sizeof entry);
+    }
+    before = state;
   }
   if (stale) ram_.forget_translations(layout_.physical_page(r.page), r.count);
+}
+
+bool AddressSpace::affordable(Range r, uint8_t state) const {
+  if (!accessible(state)) return true;
+  auto from = map_->pages.begin() + static_cast<int64_t>(r.page);
+  auto more = std::count_if(from, from + static_cast<int64_t>(r.count),
+                            [](uint8_t s) { return !accessible(s); });
+  return map_->accessible + static_cast<uint64_t>(more) <= layout_.memory_pages;
 }
 
 // Only pages that were unmapped before are mapped here, and unmap() leaves zeros behind.
@@ -134,6 +151,8 @@ int64_t AddressSpace::brk(uint64_t address) {
     while (slack.count < wish && map_->pages[slack.page + slack.count] == PageMap::kFree) {
       slack.count++;
     }
+    if (!affordable(slack, kProtRead)) slack = need;
+    if (!affordable(slack, kProtRead)) return -ENOMEM;
     map_zeros(slack, kProtRead | kProtWrite);
     map_.edit().break_mapped = slack.page + slack.count;
   }
@@ -158,6 +177,7 @@ int64_t AddressSpace::mmap(uint64_t address, uint64_t bytes, uint64_t prot, uint
     auto r = range_of(address, bytes);
     if (!r) return -ENOMEM;
     if ((flags & MAP_FIXED_NOREPLACE) && !is_free(*r)) return -EEXIST;
+    if (!affordable(*r, p)) return -ENOMEM;
     if (!is_free(*r)) unmap(*r);
     map_zeros(*r, p);
     return static_cast<int64_t>(address);
@@ -166,15 +186,23 @@ int64_t AddressSpace::mmap(uint64_t address, uint64_t bytes, uint64_t prot, uint
   if (address != 0) {
     auto hint = range_of(address & ~(kPageBytes - 1), bytes);
     if (hint && is_free(*hint) &&
-        hint->page + hint->count <= layout_.stack_low - kStackGuardBytes / kPageBytes) {
+        hint->page + hint->count <= layout_.stack_low - kStackGuardBytes / kPageBytes &&
+        affordable(*hint, p)) {
       map_zeros(*hint, p);
       return static_cast<int64_t>(layout_.address_of(hint->page));
     }
   }
   auto page = find_free(count);
-  if (!page) return -ENOMEM;
+  if (!page || !affordable({*page, count}, p)) return -ENOMEM;
   map_zeros({*page, count}, p);
   return static_cast<int64_t>(layout_.address_of(*page));
+}
+
+void AddressSpace::fill(uint64_t address, std::span<const uint8_t> bytes) {
+  if (bytes.empty()) return;
+  CHECK(layout_.contains(address, bytes.size()));
+  std::memcpy(ram_.writable(layout_.ram + (address - layout_.window), bytes.size()), bytes.data(),
+              bytes.size());
 }
 
 int64_t AddressSpace::munmap(uint64_t address, uint64_t bytes) {
@@ -191,6 +219,7 @@ int64_t AddressSpace::mprotect(uint64_t address, uint64_t bytes, uint64_t prot) 
   if (bytes == 0) return 0;
   auto r = range_of(address, bytes);
   if (!r || !all_mapped(*r)) return -ENOMEM;
+  if (!affordable(*r, state_of(prot))) return -ENOMEM;
   set_pages(*r, state_of(prot));
   return 0;
 }
@@ -209,13 +238,14 @@ int64_t AddressSpace::mremap(uint64_t address, uint64_t old_bytes, uint64_t new_
   uint8_t state = map_->pages[r->page];
   uint64_t top = layout_.stack_low - kStackGuardBytes / kPageBytes;
   Range more{r->page + r->count, count - r->count};
+  if (!affordable(more.page + more.count <= top ? more : *r, state)) return -ENOMEM;
   if (more.page + more.count <= top && is_free(more)) {
     map_zeros(more, state);
     return static_cast<int64_t>(address);
   }
   if ((flags & MREMAP_MAYMOVE) == 0) return -ENOMEM;
   auto page = find_free(count);
-  if (!page) return -ENOMEM;
+  if (!page || !affordable({*page, count}, state)) return -ENOMEM;
   map_zeros({*page, count}, state);
   uint64_t moved = r->count * kPageBytes;
   std::memcpy(ram_.writable(layout_.physical_page(*page) * kPageBytes, moved),

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,7 @@ struct PageMap {
   uint64_t break_start = 0;  // addresses
   uint64_t break_now = 0;
   uint64_t break_mapped = 0;  // page number up to which the heap's pages are mapped
+  uint64_t accessible = 0;    // pages that can be read, written or run: what the limit counts
 };
 
 // A program's memory: mappings, page tables, and checked access to its bytes. Every address that
@@ -44,6 +46,8 @@ class AddressSpace {
   // window is full.
   int64_t brk(uint64_t address);
   int64_t mmap(uint64_t address, uint64_t bytes, uint64_t prot, uint64_t flags);
+  // Puts a file's bytes into pages that mmap() has just given, whatever their protection.
+  void fill(uint64_t address, std::span<const uint8_t> bytes);
   int64_t munmap(uint64_t address, uint64_t bytes);
   int64_t mprotect(uint64_t address, uint64_t bytes, uint64_t prot);
   int64_t mremap(uint64_t address, uint64_t old_bytes, uint64_t new_bytes, uint64_t flags,
@@ -89,6 +93,8 @@ class AddressSpace {
   bool is_free(Range r) const;
   // The one place that changes protections: the map, the page tables, and what TLBs remember.
   void set_pages(Range r, uint8_t state);
+  // Whether the memory limit allows that all pages of the range become accessible.
+  bool affordable(Range r, uint8_t state) const;
   void map_zeros(Range r, uint8_t prot);
   void unmap(Range r);
 

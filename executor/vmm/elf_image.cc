@@ -88,13 +88,16 @@ Expected<std::vector<Elf64_Phdr>> read_program_headers(std::span<const uint8_t> 
   return headers;
 }
 
-std::string interpreter_name(std::span<const uint8_t> file, const Elf64_Phdr& p) {
-  if (!within(p.p_offset, p.p_filesz, file.size())) return "an unreadable name";
-  std::string name(reinterpret_cast<const char*>(file.data() + p.p_offset),
-                   std::min<uint64_t>(p.p_filesz, 100));
-  name = name.c_str();
-  for (char& c : name) {
-    if (c < 0x20 || c > 0x7e) c = '?';
+Expected<std::string> interpreter_name(std::span<const uint8_t> file, const Elf64_Phdr& p) {
+  if (!within(p.p_offset, p.p_filesz, file.size()) || p.p_filesz < 2 ||
+      p.p_filesz > kPathBytesMax || file[p.p_offset + p.p_filesz - 1] != 0) {
+    return invalid("the image is dynamically linked, and its dynamic linker's name is malformed");
+  }
+  std::string name(reinterpret_cast<const char*>(file.data() + p.p_offset), p.p_filesz - 1);
+  for (char c : name) {
+    if (c < 0x20 || c > 0x7e) {
+      return invalid("the image is dynamically linked, and its dynamic linker's name is malformed");
+    }
   }
   return name;
 }
@@ -132,14 +135,14 @@ Expected<void> add_segment(std::span<const uint8_t> file, const Elf64_Phdr& p, u
   return {};
 }
 
-uint64_t load_bias(const Elf64_Ehdr& h, const std::vector<Elf64_Phdr>& headers) {
+uint64_t load_bias(const Elf64_Ehdr& h, const std::vector<Elf64_Phdr>& headers, uint64_t pie_base) {
   if (h.e_type == ET_EXEC) return 0;
   uint64_t align = kPageBytes;
   for (const Elf64_Phdr& p : headers) {
     bool power = p.p_align != 0 && (p.p_align & (p.p_align - 1)) == 0;
     if (p.p_type == PT_LOAD && power && p.p_align <= kAlignMax) align = std::max(align, p.p_align);
   }
-  return (kPieBase + align - 1) & ~(align - 1);
+  return (pie_base + align - 1) & ~(align - 1);
 }
 
 uint64_t find_program_headers(const Elf64_Ehdr& h, const ElfImage& image) {
@@ -154,22 +157,21 @@ uint64_t find_program_headers(const Elf64_Ehdr& h, const ElfImage& image) {
 
 }  // namespace
 
-Expected<ElfImage> parse_elf(std::span<const uint8_t> file) {
+Expected<ElfImage> parse_elf(std::span<const uint8_t> file, uint64_t pie_base) {
   auto header = read_header(file);
   if (!header) return std::unexpected(header.error());
   auto headers = read_program_headers(file, *header);
   if (!headers) return std::unexpected(headers.error());
 
-  for (const Elf64_Phdr& p : *headers) {
-    if (p.p_type == PT_INTERP) {
-      return invalid(
-          fmt::format("the image is dynamically linked (it wants {}); link it with "
-                      "-static",
-                      interpreter_name(file, p)));
-    }
-  }
-  uint64_t bias = load_bias(*header, *headers);
   ElfImage image;
+  image.position_independent = header->e_type == ET_DYN;
+  for (const Elf64_Phdr& p : *headers) {
+    if (p.p_type != PT_INTERP) continue;
+    auto name = interpreter_name(file, p);
+    if (!name) return std::unexpected(name.error());
+    image.interpreter = std::move(*name);
+  }
+  uint64_t bias = load_bias(*header, *headers, pie_base);
   for (const Elf64_Phdr& p : *headers) {
     if (p.p_type != PT_LOAD) continue;
     if (auto added = add_segment(file, p, bias, image); !added) {

@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "executor/vmm/limits.h"
 
 // Reads a static x86-64 ELF (System V ABI, AMD64 supplement). The image is hostile input: nothing
 // in it is believed before it is checked, and nothing of it is run here.
@@ -27,10 +29,13 @@ struct ElfImage {
   uint64_t high = 0;             // page-aligned, exclusive; the break starts here
   uint64_t program_headers = 0;  // their address in the guest, 0 where they are not loaded
   uint16_t program_header_count = 0;
+  std::string interpreter;  // of a dynamically linked one: the dynamic linker's path
+  bool position_independent = false;
   std::vector<Segment> segments;  // ascending, not overlapping, each within the file and the limits
 };
 
+// A position-independent image is put at `pie_base`, or a little above it for its alignment's sake.
 // Errors: kInvalid, saying what is wrong with the image and, where there is one, the remedy.
-Expected<ElfImage> parse_elf(std::span<const uint8_t> file);
+Expected<ElfImage> parse_elf(std::span<const uint8_t> file, uint64_t pie_base = kPieBase);
 
 }  // namespace sluice::vmm

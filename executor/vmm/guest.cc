@@ -55,18 +55,21 @@ const char* access_name(uint64_t page_fault_error) {
 }  // namespace
 
 Guest::Guest(const Machine& machine, const Layout& layout, std::unique_ptr<GuestRam> ram,
-             std::string name, const Limits& limits)
+             std::string name, const Limits& limits, std::shared_ptr<const RootFs> rootfs)
     : machine_(machine),
       layout_(layout),
       limits_(limits),
       ram_(std::move(ram)),
       space_(layout, *ram_),
-      kernel_(std::move(name), limits, space_) {}
+      kernel_(std::move(name), limits, space_, std::move(rootfs)) {}
 
 Expected<std::unique_ptr<Guest>> Guest::create(const Machine& machine, const Layout& layout,
                                                std::unique_ptr<GuestRam> ram, std::string name,
-                                               const Limits& limits, bool log_dirty) {
-  std::unique_ptr<Guest> guest(new Guest(machine, layout, std::move(ram), std::move(name), limits));
+                                               const Limits& limits,
+                                               std::shared_ptr<const RootFs> rootfs,
+                                               bool log_dirty) {
+  std::unique_ptr<Guest> guest(
+      new Guest(machine, layout, std::move(ram), std::move(name), limits, std::move(rootfs)));
   auto vm = VirtualMachine::create(machine, guest->ram_->memory(), log_dirty);
   if (!vm) return std::unexpected(vm.error());
   guest->vm_ = std::move(*vm);

@@ -25,7 +25,9 @@ class Guest {
   // `layout` must outlive it.
   static Expected<std::unique_ptr<Guest>> create(const Machine& machine, const Layout& layout,
                                                  std::unique_ptr<GuestRam> ram, std::string name,
-                                                 const Limits& limits, bool log_dirty);
+                                                 const Limits& limits,
+                                                 std::shared_ptr<const RootFs> rootfs,
+                                                 bool log_dirty);
 
   GuestRam& ram() { return *ram_; }
   AddressSpace& space() { return space_; }
@@ -56,7 +58,7 @@ class Guest {
 
  private:
   Guest(const Machine& machine, const Layout& layout, std::unique_ptr<GuestRam> ram,
-        std::string name, const Limits& limits);
+        std::string name, const Limits& limits, std::shared_ptr<const RootFs> rootfs);
   bool handle_io(Stop& stop, Watchdog& watchdog);
   bool handle_syscall(Stop& stop, Watchdog& watchdog);
   bool handle_interruption(Stop& stop, Watchdog& watchdog);

@@ -9,8 +9,9 @@
 
 namespace sluice::vmm {
 
-Kernel::Kernel(std::string name, const Limits& limits, AddressSpace& space)
-    : name_(std::move(name)), limits_(limits), space_(space), state_(limits) {
+Kernel::Kernel(std::string name, const Limits& limits, AddressSpace& space,
+               std::shared_ptr<const RootFs> rootfs)
+    : name_(std::move(name)), limits_(limits), space_(space), state_(limits, std::move(rootfs)) {
   for (size_t i = 0; i < name_.size() && i < 15; i++) state_.thread_name[i] = name_[i];
 }
 

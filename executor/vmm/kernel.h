@@ -11,6 +11,7 @@
 #include "executor/vmm/cow.h"
 #include "executor/vmm/files.h"
 #include "executor/vmm/outcome.h"
+#include "executor/vmm/rootfs.h"
 #include "executor/vmm/threads.h"
 #include "executor/vmm/tmpfs.h"
 
@@ -47,8 +48,8 @@ struct KernelState {
   uint32_t umask = 022;
   std::array<char, 16> thread_name{};
 
-  explicit KernelState(const Limits& limits)
-      : files(FileTable(limits.open_files)), fs(Tmpfs(limits.tmpfs_bytes)) {}
+  KernelState(const Limits& limits, std::shared_ptr<const RootFs> rootfs)
+      : files(FileTable(limits.open_files)), fs(Tmpfs(limits.tmpfs_bytes, std::move(rootfs))) {}
 };
 
 // Where a program waits for its first input: that decides how it is called.
@@ -88,7 +89,8 @@ class Kernel {
     kWaits,       // the thread waits, has yielded or has ended: another one's turn
   };
 
-  Kernel(std::string name, const Limits& limits, AddressSpace& space);
+  Kernel(std::string name, const Limits& limits, AddressSpace& space,
+         std::shared_ptr<const RootFs> rootfs);
 
   // Serves one call. `deadline_ns` bounds what waits and what is long.
   Step serve(const Syscall& call, int64_t deadline_ns);
@@ -107,6 +109,8 @@ class Kernel {
     std::optional<uint64_t> fs_base;
   };
   std::optional<NewThread> take_new_thread() { return std::exchange(new_thread_, std::nullopt); }
+  // Whether address space was asked for, without access, that was not to be had.
+  bool refused_reservation() const { return refused_reservation_; }
   const Threads& threads() const { return *state_.threads; }
   Threads& edit_threads() { return state_.threads.edit(); }
   void set_segment_bases(uint64_t fs, uint64_t gs);
@@ -151,6 +155,7 @@ class Kernel {
   int64_t sys_dup3(const Syscall&);
   int64_t sys_fcntl(const Syscall&);
   int64_t sys_stat(const Syscall&);
+  int64_t sys_lstat(const Syscall&);
   int64_t sys_fstat(const Syscall&);
   int64_t sys_newfstatat(const Syscall&);
   int64_t sys_statx(const Syscall&);
@@ -174,6 +179,8 @@ class Kernel {
   int64_t sys_fchmod(const Syscall&);
   int64_t sys_fchmodat(const Syscall&);
   int64_t sys_getdents64(const Syscall&);
+  int64_t sys_symlink(const Syscall&);
+  int64_t sys_symlinkat(const Syscall&);
   int64_t sys_umask(const Syscall&);
   // sys_memory.cc
   int64_t sys_brk(const Syscall&);
@@ -244,14 +251,15 @@ class Kernel {
 
   std::optional<std::string> path_at(uint64_t address) const;
   // Resolves `path` from the working directory or the open directory `dirfd`.
-  int64_t find_at(uint64_t dirfd, const std::string& path, Tmpfs::Found& found) const;
+  int64_t find_at(uint64_t dirfd, const std::string& path, bool follow, Tmpfs::Found& found) const;
   int64_t open_at(uint64_t dirfd, uint64_t path, uint64_t flags, uint64_t mode);
   int64_t open_found(Tmpfs::Found& found, int flags, uint32_t mode);
   int64_t stat_at(uint64_t dirfd, uint64_t path, uint64_t flags, struct stat& out) const;
   void stat_node(Tmpfs::Kind kind, Tmpfs::Ino node, struct stat& out) const;
   int64_t put_stat(uint64_t address, const struct stat& from);
-  int64_t readlink_at(uint64_t path, uint64_t address, uint64_t bytes);
+  int64_t readlink_at(uint64_t dirfd, uint64_t path, uint64_t address, uint64_t bytes);
   int64_t make_directory(uint64_t dirfd, uint64_t path, uint64_t mode);
+  int64_t make_symlink(uint64_t target, uint64_t dirfd, uint64_t path);
   int64_t remove(uint64_t dirfd, uint64_t path, bool directory);
   int64_t rename_at(uint64_t from_fd, uint64_t from, uint64_t to_fd, uint64_t to);
   int64_t change_mode(uint64_t dirfd, uint64_t path, uint64_t mode);
@@ -280,6 +288,7 @@ class Kernel {
   int64_t result_ = 0;
   bool needs_input_ = false;
   bool waits_ = false;
+  bool refused_reservation_ = false;
   std::optional<NewThread> new_thread_;
   InputSource wanted_input_ = InputSource::kStdin;
   std::optional<Ending> ending_;

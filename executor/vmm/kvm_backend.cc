@@ -47,9 +47,9 @@ Expected<std::shared_ptr<const executor::Image>> KvmBackend::load(const executor
 
 Expected<void> check_program(const executor::Program& program, const executor::Limits& limits) {
   if (auto checked = check_limits(limits); !checked) return checked;
-  auto image = parse_elf(program.image);
-  if (!image) return std::unexpected(image.error());
-  auto layout = make_layout(*image, limits.memory_bytes & ~(kPageBytes - 1));
+  auto executable = find_executable(program);
+  if (!executable) return std::unexpected(executable.error());
+  auto layout = make_layout(executable->image, limits.memory_bytes & ~(kPageBytes - 1));
   if (!layout) return std::unexpected(layout.error());
   return {};
 }

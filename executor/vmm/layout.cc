@@ -8,12 +8,13 @@
 
 namespace sluice::vmm {
 
-Expected<Layout> make_layout(const ElfImage& image, uint64_t memory_bytes) {
+Expected<Layout> make_layout(const ElfImage& image, uint64_t memory_bytes, uint64_t reserve_bytes) {
   CHECK(memory_bytes % kPageBytes == 0 && memory_bytes >= kMemoryBytesMin);
   Layout l;
   l.window = image.low & ~(kLargeBytes - 1);
   // The lead-in between the window's alignment and the image costs no memory.
-  l.window_pages = (image.low - l.window + memory_bytes) / kPageBytes;
+  l.memory_pages = memory_bytes / kPageBytes;
+  l.window_pages = (image.low - l.window + memory_bytes + reserve_bytes) / kPageBytes;
   l.first_usable = l.page_of(std::max(l.window, kImageAddressMin));
   uint64_t stack = std::min(kStackBytesMax, memory_bytes / kStackShare) & ~(kPageBytes - 1);
   l.stack_low = l.window_pages - stack / kPageBytes;

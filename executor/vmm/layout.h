@@ -30,6 +30,7 @@ constexpr uint64_t kernel_address(KernelPage page) { return kKernelBase + page *
 struct Layout {
   uint64_t window = 0;        // first address of the window, a multiple of kLargeBytes
   uint64_t window_pages = 0;  // its length
+  uint64_t memory_pages = 0;  // how many of them may be accessible at a time
   uint64_t first_usable = 0;  // lowest page of the window that may be mapped
   uint64_t stack_low = 0;     // page number in the window; the guard lies below
   // Byte offsets in physical memory. Page tables are not mapped anywhere in the guest.
@@ -51,7 +52,9 @@ struct Layout {
   uint64_t stack_bytes() const { return (window_pages - stack_low) * kPageBytes; }
 };
 
-// Errors: kInvalid when the image and a stack do not fit into `memory_bytes`.
-Expected<Layout> make_layout(const ElfImage& image, uint64_t memory_bytes);
+// `reserve_bytes` is address space beyond the memory, for runtimes that reserve much more than they
+// use. Errors: kInvalid when the image and a stack do not fit into `memory_bytes`.
+Expected<Layout> make_layout(const ElfImage& image, uint64_t memory_bytes,
+                             uint64_t reserve_bytes = 0);
 
 }  // namespace sluice::vmm

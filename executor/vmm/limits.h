@@ -49,6 +49,10 @@ inline constexpr uint64_t kDiscardStepBytes = 256ull << 20;  // between two look
 // The private file system.
 inline constexpr uint32_t kTmpfsNodesMax = 4096;
 inline constexpr uint64_t kTmpfsBytesMax = 4ull << 30;
+inline constexpr uint32_t kSymbolicLinksMax = 40;  // on one path; Linux's MAXSYMLINKS
+
+// A root file system. The archive is no longer than a frame.
+inline constexpr uint32_t kRootFsNodesMax = 200'000;
 inline constexpr uint32_t kOpenFilesMin = 4;
 inline constexpr uint32_t kOpenFilesMax = 4096;
 inline constexpr uint32_t kOutputBytesMax = 1u << 30;
@@ -63,9 +67,14 @@ inline constexpr uint32_t kHotPagesMax = 2048;
 // What the kernel keeps for a VM and its vCPU: 550 KiB were measured on a software KVM.
 inline constexpr uint64_t kKernelBytesPerVm = 550 << 10;
 
+// Address space beyond the memory limit, for a program that could not start without: the first
+// step, each next is four times as much. The kernel keeps 2 MiB for each GiB of it.
+inline constexpr uint64_t kReserveBytesMin = 1ull << 30;
+inline constexpr uint64_t kReserveBytesMax = 4ull << 30;
+
 static_assert(kMemoryBytesMin % kPageBytes == 0 && kMemoryBytesMax % kPageBytes == 0);
 static_assert(kMemoryBytesMin / kStackShare >= kStackGuardBytes);
 static_assert(kArgumentBytesMax <= kMemoryBytesMin / kStackShare);
-static_assert(kImageAddressMax + 2 * kMemoryBytesMax < (1ull << 47));
+static_assert(kImageAddressMax + 2 * kMemoryBytesMax + kReserveBytesMax < (1ull << 47));
 
 }  // namespace sluice::vmm

@@ -47,11 +47,24 @@ class StackWriter {
   uint64_t top_;
 };
 
+// Below the stack, where the program's own mappings will follow it.
+Expected<ElfImage> place_linker(const Executable& program, const Layout& layout) {
+  uint64_t bytes = program.linker.high - program.linker.low;
+  uint64_t top = layout.address_of(layout.stack_low) - kStackGuardBytes;
+  if (bytes > top - layout.window || top - bytes < program.image.high) {
+    return fail(Code::kInvalid,
+                "the image and its dynamic linker do not fit into its memory "
+                "limit; raise the limit");
+  }
+  return parse_elf(program.linker_file, (top - bytes) & ~(kPageBytes - 1));
+}
+
 }  // namespace
 
-Expected<CpuState> load_program(const Machine& machine, const Layout& layout, const ElfImage& image,
-                                const Program& program, Guest& guest, uint64_t& random_address) {
-  uint64_t bytes = program.name.size();
+Expected<CpuState> load_program(const Machine& machine, const Layout& layout,
+                                const Executable& program, Guest& guest, uint64_t& random_address) {
+  const ElfImage& image = program.image;
+  uint64_t bytes = program.path.size();
   for (const auto& text : program.args) bytes += text.size() + 1 + sizeof(uint64_t);
   const std::string protocol_fd = fmt::format("SLUICE_FD={}", kInvocationFd);
   for (const auto& text : program.env) bytes += text.size() + 1 + sizeof(uint64_t);
@@ -61,13 +74,21 @@ Expected<CpuState> load_program(const Machine& machine, const Layout& layout, co
                                             "limit is {}",
                                             bytes, bytes_max));
   }
-  load_segments(image, program.image, layout, guest);
+  load_segments(image, program.file, layout, guest);
+  uint64_t linker_base = 0, entry = image.entry;
+  if (!program.linker_file.empty()) {
+    auto linker = place_linker(program, layout);
+    if (!linker) return std::unexpected(linker.error());
+    load_segments(*linker, program.linker_file, layout, guest);
+    linker_base = linker->low;
+    entry = linker->entry;
+  }
   guest.space().set_break(image.high);
   guest.space().load_pages(layout.stack_low, layout.window_pages - layout.stack_low,
                            kProtRead | kProtWrite);
 
   StackWriter stack(layout, guest);
-  uint64_t name = stack.push(program.name);
+  uint64_t name = stack.push(program.path);
   uint64_t platform = stack.push("x86_64");
   std::vector<uint64_t> args, env;
   for (const auto& text : program.args) args.push_back(stack.push(text));
@@ -88,7 +109,7 @@ Expected<CpuState> load_program(const Machine& machine, const Layout& layout, co
                                 AT_PHENT,    sizeof(Elf64_Phdr),
                                 AT_PHNUM,    image.program_header_count,
                                 AT_PAGESZ,   kPageBytes,
-                                AT_BASE,     0,
+                                AT_BASE,     linker_base,
                                 AT_FLAGS,    0,
                                 AT_ENTRY,    image.entry,
                                 AT_UID,      0,
@@ -116,7 +137,7 @@ Expected<CpuState> load_program(const Machine& machine, const Layout& layout, co
   data->rax = 0;
   CpuState state{{}, guest.sregs()};
   state.regs.rsp = rsp;
-  state.regs.rcx = image.entry;
+  state.regs.rcx = entry;
   state.regs.r11 = kRflagsFixed | kRflagsIf;
   return state;
 }

@@ -16,7 +16,8 @@ Expected<std::unique_ptr<Sandbox>> Sandbox::clone(const Machine& machine,
   const Snapshot& s = *sandbox->snapshot_;
   auto ram = GuestRam::clone(s.ram());
   if (!ram) return std::unexpected(ram.error());
-  auto guest = Guest::create(machine, s.layout(), std::move(*ram), s.name(), s.limits(), true);
+  auto guest =
+      Guest::create(machine, s.layout(), std::move(*ram), s.name(), s.limits(), nullptr, true);
   if (!guest) return std::unexpected(guest.error());
   sandbox->guest_ = std::move(*guest);
   if (auto set = sandbox->guest_->set_sregs(s.cpu().sregs); !set) {

@@ -34,34 +34,42 @@ Expected<std::shared_ptr<const Snapshot>> Snapshot::load(const Machine& machine,
                                                          const Program& program,
                                                          const Limits& limits) {
   if (auto checked = check_limits(limits); !checked) return std::unexpected(checked.error());
-  auto image = parse_elf(program.image);
-  if (!image) return std::unexpected(image.error());
+  auto executable = find_executable(program);
+  if (!executable) return std::unexpected(executable.error());
   std::shared_ptr<Snapshot> snapshot(new Snapshot);
-  snapshot->name_ = program.name;
+  snapshot->name_ = executable->path;
   snapshot->limits_ = limits;
-  auto layout = make_layout(*image, limits.memory_bytes & ~(kPageBytes - 1));
-  if (!layout) return std::unexpected(layout.error());
-  snapshot->layout_ = *layout;
-  if (auto taken = snapshot->take(machine, program, *image, true); !taken) {
-    return std::unexpected(taken.error());
+  bool wants_space = false;
+  for (uint64_t reserve = 0;;) {
+    if (auto taken = snapshot->take(machine, *executable, reserve, true, wants_space); !taken) {
+      return std::unexpected(taken.error());
+    }
+    if (!wants_space || reserve == kReserveBytesMax) break;
+    reserve = reserve == 0 ? kReserveBytesMin : reserve * 4;
   }
   if (!snapshot->at_first_read_) {
-    if (auto taken = snapshot->take(machine, program, *image, false); !taken) {
+    if (auto taken = snapshot->take(machine, *executable, 0, false, wants_space); !taken) {
       return std::unexpected(taken.error());
     }
   }
   return snapshot;
 }
 
-Expected<void> Snapshot::take(const Machine& machine, const Program& program, const ElfImage& image,
-                              bool run_it) {
+Expected<void> Snapshot::take(const Machine& machine, const Executable& executable,
+                              uint64_t reserve_bytes, bool run_it, bool& wants_space) {
+  wants_space = false;
+  auto layout =
+      make_layout(executable.image, limits_.memory_bytes & ~(kPageBytes - 1), reserve_bytes);
+  if (!layout) return std::unexpected(layout.error());
+  layout_ = *layout;
   auto ram = GuestRam::create(layout_.total_bytes);
   if (!ram) return std::unexpected(ram.error());
   write_kernel_area(**ram, layout_, machine.flavour(), machine.xcr0());
-  auto created = Guest::create(machine, layout_, std::move(*ram), name_, limits_, false);
+  auto created =
+      Guest::create(machine, layout_, std::move(*ram), name_, limits_, executable.rootfs, false);
   if (!created) return std::unexpected(created.error());
   std::unique_ptr<Guest> guest = std::move(*created);
-  auto start = load_program(machine, layout_, image, program, *guest, random_address_);
+  auto start = load_program(machine, layout_, executable, *guest, random_address_);
   if (!start) return std::unexpected(start.error());
   cpu_ = *start;
 
@@ -72,6 +80,7 @@ Expected<void> Snapshot::take(const Machine& machine, const Program& program, co
       if (stop.ending.outcome == Outcome::kInternal) {
         return fail(Code::kInternal, stop.ending.message);
       }
+      wants_space = guest->kernel().refused_reservation();
       warning_ = fmt::format("it ended before it read stdin ({}), so every call starts it anew",
                              stop.ending.message.empty() ? "exit status 0" : stop.ending.message);
       return {};
@@ -86,6 +95,7 @@ Expected<void> Snapshot::take(const Machine& machine, const Program& program, co
     data->xsave = resumable_xsave(*xsave, machine.xcr0());
     data->rdx = cpu_.regs.rdx;
     at_first_read_ = true;
+    warning_.clear();
   }
   kernel_ = std::make_unique<const KernelState>(guest->kernel().capture());
   if (speaks_protocol_) guest->kernel().take_output_as_log();

@@ -40,8 +40,9 @@ class Snapshot {
 
  private:
   Snapshot() = default;
-  Expected<void> take(const Machine& machine, const Program& program, const ElfImage& image,
-                      bool run_it);
+  // `wants_space` becomes whether it ended after it was refused address space.
+  Expected<void> take(const Machine& machine, const Executable& executable, uint64_t reserve_bytes,
+                      bool run_it, bool& wants_space);
 
   std::string name_;
   Limits limits_;

@@ -22,6 +22,8 @@ uint8_t entry_type(Kind kind) {
       return DT_DIR;
     case Kind::kFile:
       return DT_REG;
+    case Kind::kSymbolicLink:
+      return DT_LNK;
     default:
       return DT_CHR;
   }
@@ -53,7 +55,7 @@ int64_t Kernel::sys_chdir(const Syscall& c) {
   auto path = path_at(c.args[0]);
   if (!path) return -EFAULT;
   Tmpfs::Found found;
-  if (int64_t error = find_at(AT_FDCWD, *path, found); error < 0) return error;
+  if (int64_t error = find_at(AT_FDCWD, *path, true, found); error < 0) return error;
   if (found.node == 0) return -ENOENT;
   if (state_.fs->node(found.node).kind != Kind::kDirectory) return -ENOTDIR;
   set_directory(found.node);
@@ -72,7 +74,7 @@ int64_t Kernel::make_directory(uint64_t dirfd, uint64_t path, uint64_t mode) {
   auto name = path_at(path);
   if (!name) return -EFAULT;
   Tmpfs::Found found;
-  if (int64_t error = find_at(dirfd, *name, found); error < 0) return error;
+  if (int64_t error = find_at(dirfd, *name, false, found); error < 0) return error;
   if (found.node != 0) return -EEXIST;
   return state_.fs.edit().create(
       found, Kind::kDirectory, static_cast<uint32_t>(mode) & ~state_.umask & 07777, realtime_ns());
@@ -86,11 +88,29 @@ int64_t Kernel::sys_mkdirat(const Syscall& c) {
   return make_directory(c.args[0], c.args[1], c.args[2]);
 }
 
+int64_t Kernel::make_symlink(uint64_t target, uint64_t dirfd, uint64_t path) {
+  auto to = path_at(target);
+  auto name = path_at(path);
+  if (!to || !name) return -EFAULT;
+  if (to->size() >= kPathBytesMax) return -ENAMETOOLONG;
+  Tmpfs::Found found;
+  if (int64_t error = find_at(dirfd, *name, false, found); error < 0) return error;
+  return state_.fs.edit().symlink(found, std::move(*to), realtime_ns());
+}
+
+int64_t Kernel::sys_symlink(const Syscall& c) {
+  return make_symlink(c.args[0], AT_FDCWD, c.args[1]);
+}
+
+int64_t Kernel::sys_symlinkat(const Syscall& c) {
+  return make_symlink(c.args[0], c.args[1], c.args[2]);
+}
+
 int64_t Kernel::remove(uint64_t dirfd, uint64_t path, bool directory) {
   auto name = path_at(path);
   if (!name) return -EFAULT;
   Tmpfs::Found found;
-  if (int64_t error = find_at(dirfd, *name, found); error < 0) return error;
+  if (int64_t error = find_at(dirfd, *name, false, found); error < 0) return error;
   return directory ? state_.fs.edit().rmdir(found) : state_.fs.edit().unlink(found);
 }
 
@@ -107,8 +127,8 @@ int64_t Kernel::rename_at(uint64_t from_fd, uint64_t from, uint64_t to_fd, uint6
   auto to_name = path_at(to);
   if (!from_name || !to_name) return -EFAULT;
   Tmpfs::Found source, target;
-  if (int64_t error = find_at(from_fd, *from_name, source); error < 0) return error;
-  if (int64_t error = find_at(to_fd, *to_name, target); error < 0) return error;
+  if (int64_t error = find_at(from_fd, *from_name, false, source); error < 0) return error;
+  if (int64_t error = find_at(to_fd, *to_name, false, target); error < 0) return error;
   return state_.fs.edit().rename(source, target);
 }
 
@@ -125,7 +145,7 @@ int64_t Kernel::sys_truncate(const Syscall& c) {
   auto name = path_at(c.args[0]);
   if (!name) return -EFAULT;
   Tmpfs::Found found;
-  if (int64_t error = find_at(AT_FDCWD, *name, found); error < 0) return error;
+  if (int64_t error = find_at(AT_FDCWD, *name, true, found); error < 0) return error;
   if (found.node == 0) return -ENOENT;
   if (static_cast<int64_t>(c.args[1]) < 0) return -EINVAL;
   return state_.fs.edit().truncate(found.node, c.args[1], realtime_ns());
@@ -135,10 +155,9 @@ int64_t Kernel::change_mode(uint64_t dirfd, uint64_t path, uint64_t mode) {
   auto name = path_at(path);
   if (!name) return -EFAULT;
   Tmpfs::Found found;
-  if (int64_t error = find_at(dirfd, *name, found); error < 0) return error;
+  if (int64_t error = find_at(dirfd, *name, true, found); error < 0) return error;
   if (found.node == 0) return -ENOENT;
-  state_.fs.edit().set_mode(found.node, static_cast<uint32_t>(mode & 07777));
-  return 0;
+  return state_.fs.edit().set_mode(found.node, static_cast<uint32_t>(mode & 07777));
 }
 
 int64_t Kernel::sys_chmod(const Syscall& c) { return change_mode(AT_FDCWD, c.args[0], c.args[1]); }
@@ -150,10 +169,8 @@ int64_t Kernel::sys_fchmodat(const Syscall& c) {
 int64_t Kernel::sys_fchmod(const Syscall& c) {
   const FileTable::Description* d = state_.files->get(c.args[0]);
   if (d == nullptr) return -EBADF;
-  if (d->node != 0) {
-    state_.fs.edit().set_mode(d->node, static_cast<uint32_t>(c.args[1] & 07777));
-  }
-  return 0;
+  if (d->node == 0) return 0;
+  return state_.fs.edit().set_mode(d->node, static_cast<uint32_t>(c.args[1] & 07777));
 }
 
 // The offset counts entries: "." and "..", then the names in order.
@@ -188,7 +205,7 @@ int64_t Kernel::sys_getdents64(const Syscall& c) {
   };
   add(".", d->node);
   add("..", node.parent);
-  for (const auto& [name, ino] : node.entries) add(name, ino);
+  for (const auto& [name, ino] : state_.fs->list(d->node)) add(name, ino);
   if (out.empty()) return full ? -EINVAL : 0;
   uint8_t* to = space_.for_write(c.args[1], out.size());
   if (to == nullptr) return -EFAULT;

@@ -29,7 +29,8 @@ std::optional<std::string> Kernel::path_at(uint64_t address) const {
   return space_.get_string(address, kPathBytesMax);
 }
 
-int64_t Kernel::find_at(uint64_t dirfd, const std::string& path, Tmpfs::Found& found) const {
+int64_t Kernel::find_at(uint64_t dirfd, const std::string& path, bool follow,
+                        Tmpfs::Found& found) const {
   Tmpfs::Ino from = state_.directory;
   if (static_cast<int32_t>(dirfd) != AT_FDCWD && !path.starts_with('/')) {
     const FileTable::Description* d = state_.files->get(dirfd);
@@ -37,7 +38,7 @@ int64_t Kernel::find_at(uint64_t dirfd, const std::string& path, Tmpfs::Found& f
     if (d->kind != Kind::kDirectory) return -ENOTDIR;
     from = d->node;
   }
-  return state_.fs->find(from, path, found);
+  return state_.fs->find(from, path, follow, found);
 }
 
 int64_t Kernel::open_found(Tmpfs::Found& found, int flags, uint32_t mode) {
@@ -51,6 +52,8 @@ int64_t Kernel::open_found(Tmpfs::Found& found, int flags, uint32_t mode) {
   }
   Kind kind = state_.fs->node(found.node).kind;
   bool writes = (flags & O_ACCMODE) != O_RDONLY;
+  if (kind == Kind::kSymbolicLink) return -ELOOP;
+  if (kind == Kind::kFile && writes && state_.fs->read_only(found.node)) return -EROFS;
   if (kind == Kind::kDirectory && (writes || (flags & O_CREAT))) return -EISDIR;
   if (kind != Kind::kDirectory && (flags & O_DIRECTORY)) return -ENOTDIR;
 
@@ -71,7 +74,8 @@ int64_t Kernel::open_at(uint64_t dirfd, uint64_t path, uint64_t flags, uint64_t 
   if (!name) return -EFAULT;
   if ((flags & O_TMPFILE) == O_TMPFILE) return -EOPNOTSUPP;
   Tmpfs::Found found;
-  if (int64_t error = find_at(dirfd, *name, found); error < 0) return error;
+  bool follow = (flags & O_NOFOLLOW) == 0 && (flags & (O_CREAT | O_EXCL)) != (O_CREAT | O_EXCL);
+  if (int64_t error = find_at(dirfd, *name, follow, found); error < 0) return error;
   return open_found(found, static_cast<int>(flags), static_cast<uint32_t>(mode));
 }
 
@@ -193,7 +197,9 @@ void Kernel::stat_node(Kind kind, Tmpfs::Ino node, struct stat& out) const {
       break;
     default: {
       const Tmpfs::Node& n = state_.fs->node(node);
-      out.st_mode = (kind == Kind::kDirectory ? S_IFDIR : S_IFREG) | n.mode;
+      out.st_mode = n.mode | (kind == Kind::kDirectory      ? S_IFDIR
+                              : kind == Kind::kSymbolicLink ? S_IFLNK
+                                                            : S_IFREG);
       out.st_nlink = n.links;
       out.st_size = static_cast<off_t>(n.size());
       out.st_blocks = static_cast<blkcnt_t>((n.size() + 511) / 512);
@@ -218,7 +224,8 @@ int64_t Kernel::stat_at(uint64_t dirfd, uint64_t path, uint64_t flags, struct st
     return 0;
   }
   Tmpfs::Found found;
-  if (int64_t error = find_at(dirfd, *name, found); error < 0) return error;
+  bool follow = (flags & AT_SYMLINK_NOFOLLOW) == 0;
+  if (int64_t error = find_at(dirfd, *name, follow, found); error < 0) return error;
   if (found.node == 0) return -ENOENT;
   stat_node(state_.fs->node(found.node).kind, found.node, out);
   return 0;
@@ -232,6 +239,12 @@ int64_t Kernel::put_stat(uint64_t address, const struct stat& from) {
 int64_t Kernel::sys_stat(const Syscall& c) {
   struct stat s;
   if (int64_t error = stat_at(AT_FDCWD, c.args[0], 0, s); error < 0) return error;
+  return put_stat(c.args[1], s);
+}
+
+int64_t Kernel::sys_lstat(const Syscall& c) {
+  struct stat s;
+  if (int64_t error = stat_at(AT_FDCWD, c.args[0], AT_SYMLINK_NOFOLLOW, s); error < 0) return error;
   return put_stat(c.args[1], s);
 }
 
@@ -278,16 +291,21 @@ int64_t Kernel::sys_faccessat(const Syscall& c) {
   return stat_at(c.args[0], c.args[1], 0, s);
 }
 
-int64_t Kernel::readlink_at(uint64_t path, uint64_t address, uint64_t bytes) {
+int64_t Kernel::readlink_at(uint64_t dirfd, uint64_t path, uint64_t address, uint64_t bytes) {
   auto name = path_at(path);
   if (!name) return -EFAULT;
   if (static_cast<int64_t>(bytes) <= 0) return -EINVAL;
-  if (*name != kProcSelfExe) {
+  std::string target;
+  if (*name == kProcSelfExe) {
+    target = name_.starts_with('/') ? name_ : "/" + name_;
+  } else {
     Tmpfs::Found found;
-    int64_t error = find_at(AT_FDCWD, *name, found);
-    return error < 0 ? error : found.node == 0 ? -ENOENT : -EINVAL;
+    if (int64_t error = find_at(dirfd, *name, false, found); error < 0) return error;
+    if (found.node == 0) return -ENOENT;
+    const Tmpfs::Node& node = state_.fs->node(found.node);
+    if (node.kind != Kind::kSymbolicLink) return -EINVAL;
+    target = node.target;
   }
-  std::string target = name_.starts_with('/') ? name_ : "/" + name_;
   uint64_t count = std::min<uint64_t>(bytes, target.size());
   uint8_t* at = space_.for_write(address, count);
   if (at == nullptr) return -EFAULT;
@@ -296,11 +314,11 @@ int64_t Kernel::readlink_at(uint64_t path, uint64_t address, uint64_t bytes) {
 }
 
 int64_t Kernel::sys_readlink(const Syscall& c) {
-  return readlink_at(c.args[0], c.args[1], c.args[2]);
+  return readlink_at(AT_FDCWD, c.args[0], c.args[1], c.args[2]);
 }
 
 int64_t Kernel::sys_readlinkat(const Syscall& c) {
-  return readlink_at(c.args[1], c.args[2], c.args[3]);
+  return readlink_at(c.args[0], c.args[1], c.args[2], c.args[3]);
 }
 
 }  // namespace sluice::vmm

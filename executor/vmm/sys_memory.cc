@@ -19,18 +19,31 @@ int64_t Kernel::sys_brk(const Syscall& c) {
 
 int64_t Kernel::sys_mmap(const Syscall& c) {
   uint64_t flags = c.args[3];
+  // Files have no pages to share: what is mapped is a copy, which nobody else's writes reach.
+  const FileTable::Description* file = nullptr;
   if ((flags & MAP_ANONYMOUS) == 0) {
-    // Files have no pages to share; what maps them falls back to reading.
-    return state_.files->get(c.args[4]) == nullptr ? -EBADF : -ENODEV;
+    file = state_.files->get(c.args[4]);
+    if (file == nullptr) return -EBADF;
+    bool shared_writes = (flags & MAP_TYPE) != MAP_PRIVATE && (c.args[2] & PROT_WRITE) != 0;
+    if (file->kind != Tmpfs::Kind::kFile || shared_writes) return -ENODEV;
+    if (c.args[5] % kPageBytes != 0) return -EINVAL;
   }
   int64_t at = space_.mmap(c.args[0], c.args[1], c.args[2], flags);
-  return at == -ENOMEM ? refuse_memory(c.args[1]) : at;
+  if (at == -ENOMEM) {
+    if (c.args[2] == PROT_NONE) refused_reservation_ = true;
+    return refuse_memory(c.args[1]);
+  }
+  if (at >= 0 && file != nullptr) {
+    space_.fill(static_cast<uint64_t>(at), state_.fs->read(file->node, c.args[5], c.args[1]));
+  }
+  return at;
 }
 
 int64_t Kernel::sys_munmap(const Syscall& c) { return space_.munmap(c.args[0], c.args[1]); }
 
 int64_t Kernel::sys_mprotect(const Syscall& c) {
-  return space_.mprotect(c.args[0], c.args[1], c.args[2]);
+  int64_t done = space_.mprotect(c.args[0], c.args[1], c.args[2]);
+  return done == -ENOMEM ? refuse_memory(c.args[1]) : done;
 }
 
 int64_t Kernel::sys_mremap(const Syscall& c) {

@@ -56,7 +56,7 @@ std::span<const SyscallRule> SyscallTable::rules() {
       {SYS_dup3, &K::sys_dup3, 0, "shells redirect"},
       {SYS_fcntl, &K::sys_fcntl, 0, "flags of descriptors"},
       {SYS_stat, &K::sys_stat, 0, "looks at files"},
-      {SYS_lstat, &K::sys_stat, 0, "there are no symbolic links"},
+      {SYS_lstat, &K::sys_lstat, 0, "looks at files"},
       {SYS_fstat, &K::sys_fstat, 0, "stdio chooses its buffer by it"},
       {SYS_newfstatat, &K::sys_newfstatat, 0, "looks at files"},
       {SYS_statx, &K::sys_statx, 0, "looks at files"},
@@ -78,6 +78,10 @@ std::span<const SyscallRule> SyscallTable::rules() {
       {SYS_rename, &K::sys_rename, 0, "private files"},
       {SYS_renameat, &K::sys_renameat, 0, "private files"},
       {SYS_renameat2, &K::sys_renameat, 0, "private files"},
+      {SYS_symlink, &K::sys_symlink, 0, "private links"},
+      {SYS_symlinkat, &K::sys_symlinkat, 0, "private links"},
+      {SYS_link, nullptr, -EPERM, "as on a file system without hard links"},
+      {SYS_linkat, nullptr, -EPERM, "as link"},
       {SYS_truncate, &K::sys_truncate, 0, "private files"},
       {SYS_chmod, &K::sys_chmod, 0, "kept, not enforced: there is one user"},
       {SYS_fchmod, &K::sys_fchmod, 0, "as chmod"},
@@ -91,7 +95,7 @@ std::span<const SyscallRule> SyscallTable::rules() {
 
       // Memory.
       {SYS_brk, &K::sys_brk, 0, "the heap"},
-      {SYS_mmap, &K::sys_mmap, 0, "anonymous memory"},
+      {SYS_mmap, &K::sys_mmap, 0, "memory, and copies of files"},
       {SYS_munmap, &K::sys_munmap, 0, "anonymous memory"},
       {SYS_mprotect, &K::sys_mprotect, 0, "read-only relocations, guards, compilers"},
       {SYS_mremap, &K::sys_mremap, 0, "realloc of large blocks"},
@@ -157,6 +161,9 @@ std::span<const SyscallRule> SyscallTable::rules() {
       {SYS_clock_nanosleep, &K::sys_clock_nanosleep, 0, "until the timeout at most"},
       {SYS_setitimer, nullptr, -ENOSYS, "no signals are delivered"},
       {SYS_timer_create, nullptr, -ENOSYS, "no signals are delivered"},
+
+      // There is no network. The C library looks for its name service by a socket.
+      {SYS_socket, nullptr, -EAFNOSUPPORT, "name look-ups fail as where there is no network"},
 
       // Newer interfaces that callers try first and do without.
       {SYS_io_uring_setup, nullptr, -ENOSYS, "libuv falls back"},

@@ -6,10 +6,12 @@
 
 #include "base/check.h"
 #include "executor/vmm/limits.h"
+#include "executor/vmm/rootfs.h"
 
 namespace sluice::vmm {
 
-Tmpfs::Tmpfs(uint64_t bytes_max) : nodes_(2), bytes_max_(bytes_max) {
+Tmpfs::Tmpfs(uint64_t bytes_max, std::shared_ptr<const RootFs> base)
+    : base_(std::move(base)), nodes_(2), bytes_max_(bytes_max) {
   Node& root = nodes_[kRoot];
   root.kind = Kind::kDirectory;
   root.mode = 0755;
@@ -46,37 +48,77 @@ Tmpfs::Ino Tmpfs::add(Ino parent, std::string_view name, Kind kind, uint32_t mod
   return ino;
 }
 
-int64_t Tmpfs::find(Ino from, std::string_view path, Found& found) const {
+const Tmpfs::Node& Tmpfs::node(Ino ino) const {
+  return of_base(ino) ? base_->node(ino) : nodes_[ino];
+}
+
+Tmpfs::Ino Tmpfs::lookup(Ino directory, std::string_view name) const {
+  const auto& entries = node(directory).entries;
+  if (auto entry = entries.find(name); entry != entries.end()) return entry->second;
+  if (directory != kRoot || !base_) return 0;
+  const auto& below = base_->root().entries;
+  auto entry = below.find(name);
+  return entry == below.end() ? 0 : entry->second;
+}
+
+std::vector<std::pair<std::string, Tmpfs::Ino>> Tmpfs::list(Ino directory) const {
+  const auto& entries = node(directory).entries;
+  std::vector<std::pair<std::string, Ino>> all(entries.begin(), entries.end());
+  if (directory == kRoot && base_) {
+    for (const auto& entry : base_->root().entries) {
+      if (!entries.contains(entry.first)) all.push_back(entry);
+    }
+    std::ranges::sort(all);
+  }
+  return all;
+}
+
+bool Tmpfs::writable_directory(Ino ino) const {
+  return !of_base(ino) && !(ino == kRoot && base_ != nullptr);
+}
+
+int64_t Tmpfs::find(Ino from, std::string_view path, bool follow, Found& found) const {
   if (path.empty()) return -ENOENT;
   if (path.size() >= kPathBytesMax) return -ENAMETOOLONG;
-  Ino at = path.front() == '/' ? kRoot : from;
-  found = {.parent = nodes_[at].parent, .node = at, .name = "", .wants_directory = false};
+  std::string rest(path);  // what is left to go; a link puts its target in front
+  uint32_t links = 0;
+  Ino at = rest.front() == '/' ? kRoot : from;
+  found = {.parent = node(at).parent, .node = at, .name = "", .wants_directory = false};
   size_t position = 0;
-  while (position < path.size()) {
-    size_t end = std::min(path.find('/', position), path.size());
-    std::string_view part = path.substr(position, end - position);
+  while (position < rest.size()) {
+    size_t end = std::min(rest.find('/', position), rest.size());
+    std::string_view part = std::string_view(rest).substr(position, end - position);
     position = end + 1;
     if (part.empty()) continue;
     if (part.size() > kNameBytesMax) return -ENAMETOOLONG;
     if (found.node == 0) return -ENOENT;  // a component before this one does not exist
-    const Node& here = nodes_[found.node];
+    const Node& here = node(found.node);
     if (here.kind != Kind::kDirectory) return -ENOTDIR;
     if (part == ".") continue;
     if (part == "..") {
       found.node = here.parent;
       // A removed working directory may outlive the directory above it.
-      if (here.links == 0 || nodes_[found.node].kind != Kind::kDirectory) return -ENOENT;
-      found.parent = nodes_[found.node].parent;
+      if (here.links == 0 || node(found.node).kind != Kind::kDirectory) return -ENOENT;
+      found.parent = node(found.node).parent;
       found.name.clear();
       continue;
     }
     found.parent = found.node;
     found.name = part;
-    auto entry = here.entries.find(part);
-    found.node = entry == here.entries.end() ? 0 : entry->second;
+    found.node = lookup(found.parent, part);
+    if (found.node == 0 || node(found.node).kind != Kind::kSymbolicLink) continue;
+    if (end == rest.size() && !follow) break;
+    if (++links > kSymbolicLinksMax) return -ELOOP;
+    const std::string& target = node(found.node).target;
+    rest = end < rest.size() ? target + rest.substr(end) : target;
+    if (rest.size() >= 2 * kPathBytesMax) return -ENAMETOOLONG;
+    found.node = rest.front() == '/' ? kRoot : found.parent;
+    found.parent = node(found.node).parent;
+    found.name.clear();
+    position = 0;
   }
   found.wants_directory = path.back() == '/';
-  if (found.wants_directory && found.node != 0 && nodes_[found.node].kind != Kind::kDirectory) {
+  if (found.wants_directory && found.node != 0 && node(found.node).kind != Kind::kDirectory) {
     return -ENOTDIR;
   }
   return 0;
@@ -85,14 +127,14 @@ int64_t Tmpfs::find(Ino from, std::string_view path, Found& found) const {
 std::string Tmpfs::path_of(Ino directory) const {
   std::string path;
   for (Ino at = directory; at != kRoot;) {
-    const Node& node = nodes_[at];
-    if (node.links == 0) return "";  // removed while it was someone's working directory
-    const auto& siblings = nodes_[node.parent].entries;
+    const Node& here = node(at);
+    if (here.links == 0) return "";  // removed while it was someone's working directory
+    auto siblings = list(here.parent);
     auto entry = std::find_if(siblings.begin(), siblings.end(),
                               [at](const auto& e) { return e.second == at; });
     CHECK(entry != siblings.end());
     path.insert(0, "/" + entry->first);
-    at = node.parent;
+    at = here.parent;
   }
   return path.empty() ? "/" : path;
 }
@@ -100,6 +142,7 @@ std::string Tmpfs::path_of(Ino directory) const {
 int64_t Tmpfs::create(Found& found, Kind kind, uint32_t mode, int64_t now_ns) {
   CHECK(found.node == 0 && !found.name.empty());
   if (found.wants_directory && kind != Kind::kDirectory) return -EISDIR;
+  if (!writable_directory(found.parent)) return -EROFS;
   if (nodes_[found.parent].links == 0) return -ENOENT;  // in a removed directory
   if (nodes_used_ >= kTmpfsNodesMax) return -ENOSPC;
   found.node = add(found.parent, found.name, kind, mode);
@@ -107,8 +150,26 @@ int64_t Tmpfs::create(Found& found, Kind kind, uint32_t mode, int64_t now_ns) {
   return 0;
 }
 
+int64_t Tmpfs::symlink(Found& found, std::string target, int64_t now_ns) {
+  if (found.node != 0) return -EEXIST;
+  if (target.empty()) return -ENOENT;
+  if (target.size() > bytes_max_ - bytes_used_) return -ENOSPC;
+  int64_t made = create(found, Kind::kSymbolicLink, 0777, now_ns);
+  if (made < 0) return made;
+  bytes_used_ += target.size();
+  nodes_[found.node].target = std::move(target);
+  return 0;
+}
+
+int64_t Tmpfs::set_mode(Ino ino, uint32_t mode) {
+  if (of_base(ino)) return -EROFS;
+  nodes_[ino].mode = mode;
+  return 0;
+}
+
 int64_t Tmpfs::unlink(const Found& found) {
   if (found.node == 0) return -ENOENT;
+  if (!writable_directory(found.parent)) return -EROFS;
   if (nodes_[found.node].kind == Kind::kDirectory) return -EISDIR;
   nodes_[found.parent].entries.erase(found.name);
   nodes_[found.node].links--;
@@ -118,6 +179,7 @@ int64_t Tmpfs::unlink(const Found& found) {
 
 int64_t Tmpfs::rmdir(const Found& found) {
   if (found.node == 0) return -ENOENT;
+  if (!writable_directory(found.parent) || of_base(found.node)) return -EROFS;
   Node& node = nodes_[found.node];
   if (node.kind != Kind::kDirectory) return -ENOTDIR;
   if (found.name.empty()) return -EBUSY;  // the root, or named by its dots
@@ -131,6 +193,7 @@ int64_t Tmpfs::rmdir(const Found& found) {
 int64_t Tmpfs::rename(const Found& from, const Found& to) {
   if (from.node == 0) return -ENOENT;
   if (from.name.empty() || to.name.empty()) return -EBUSY;
+  if (!writable_directory(from.parent) || !writable_directory(to.parent)) return -EROFS;
   if (from.node == to.node) return 0;
   if (nodes_[to.parent].links == 0) return -ENOENT;
   bool directory = nodes_[from.node].kind == Kind::kDirectory;
@@ -170,6 +233,7 @@ int64_t Tmpfs::resize(Node& node, uint64_t bytes) {
 }
 
 int64_t Tmpfs::truncate(Ino ino, uint64_t bytes, int64_t now_ns) {
+  if (of_base(ino)) return -EROFS;
   Node& node = nodes_[ino];
   if (node.kind == Kind::kDirectory) return -EISDIR;
   if (node.kind != Kind::kFile) return -EINVAL;
@@ -179,6 +243,7 @@ int64_t Tmpfs::truncate(Ino ino, uint64_t bytes, int64_t now_ns) {
 }
 
 int64_t Tmpfs::write(Ino ino, uint64_t offset, std::span<const uint8_t> bytes, int64_t now_ns) {
+  CHECK(!of_base(ino));  // such files are not opened for writing
   Node& node = nodes_[ino];
   CHECK(node.kind == Kind::kFile);
   if (bytes.empty()) return 0;
@@ -192,12 +257,17 @@ int64_t Tmpfs::write(Ino ino, uint64_t offset, std::span<const uint8_t> bytes, i
 }
 
 std::span<const uint8_t> Tmpfs::read(Ino ino, uint64_t offset, uint64_t bytes) const {
-  const Node& node = nodes_[ino];
-  if (offset >= node.size()) return {};
-  return std::span(*node.data).subspan(offset, std::min(bytes, node.size() - offset));
+  const Node& file = node(ino);
+  if (offset >= file.size()) return {};
+  return std::span(*file.data).subspan(offset, std::min(bytes, file.size() - offset));
+}
+
+void Tmpfs::open(Ino ino) {
+  if (!of_base(ino)) nodes_[ino].opens++;
 }
 
 void Tmpfs::close(Ino ino) {
+  if (of_base(ino)) return;
   CHECK(nodes_[ino].opens > 0);
   nodes_[ino].opens--;
   free_if_unused(ino);

@@ -39,7 +39,8 @@ TEST(Call, EchoesInputOfEverySize) {
 TEST(Call, ArgumentsEnvironmentAndEarlyOutputAreInEveryResult) {
   Loaded echo("echo", {"show", "two words"}, {}, {"A=1", "B="});
   for (int i = 0; i < 2; i++) {
-    EXPECT_EQ(echo.call("body").output, "arg echo\narg show\narg two words\nenv A=1\nenv B=\nenv SLUICE_FD=3\nbody");
+    EXPECT_EQ(echo.call("body").output,
+              "arg echo\narg show\narg two words\nenv A=1\nenv B=\nenv SLUICE_FD=3\nbody");
   }
 }
 

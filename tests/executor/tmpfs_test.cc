@@ -14,7 +14,7 @@ namespace {
 
 Tmpfs::Found at(const Tmpfs& fs, std::string_view path, int64_t expected = 0) {
   Tmpfs::Found found;
-  EXPECT_EQ(fs.find(Tmpfs::kRoot, path, found), expected) << path;
+  EXPECT_EQ(fs.find(Tmpfs::kRoot, path, true, found), expected) << path;
   return found;
 }
 
@@ -110,7 +110,7 @@ TEST(Tmpfs, RandomOperationsKeepItConsistent) {
     if (fs.node(from).kind != Tmpfs::Kind::kDirectory) from = Tmpfs::kRoot;
     std::string where = path();
     if (from != Tmpfs::kRoot) where.erase(0, 1);
-    if (fs.find(from, where, found) < 0) continue;
+    if (fs.find(from, where, random() % 2 == 0, found) < 0) continue;
     switch (random() % 7) {
       case 0:
       case 1:
@@ -126,7 +126,7 @@ TEST(Tmpfs, RandomOperationsKeepItConsistent) {
         fs.rmdir(found);
         break;
       case 4:
-        if (fs.find(Tmpfs::kRoot, path(), to) == 0) fs.rename(found, to);
+        if (fs.find(Tmpfs::kRoot, path(), false, to) == 0) fs.rename(found, to);
         break;
       case 5:
         if (found.node != 0 && open.size() < 20) {
