@@ -1,5 +1,6 @@
 // One way to misbehave for each argument. Everything happens after the first read, unless the
 // second argument is "early".
+#include <errno.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -95,7 +96,9 @@ int main(int argc, char** argv) {
   if (!strcmp(how, "rdmsr"))
     __asm__ volatile("mov $0xc0000082, %%ecx\n rdmsr" ::: "eax", "ecx", "edx");
   if (!strcmp(how, "stack")) return recurse(0);
-  if (!strcmp(how, "socket")) return socket(AF_INET, SOCK_STREAM, 0);
+  if (!strcmp(how, "ptrace")) return (int)syscall(SYS_ptrace, 0, 0, 0, 0);
+  // There is no network, and a program that looks for one is told so.
+  if (!strcmp(how, "socket")) return socket(AF_INET, SOCK_STREAM, 0) < 0 ? errno : 0;
   if (!strcmp(how, "fork")) return fork();
   if (!strcmp(how, "exec")) return execl("/bin/sh", "sh", (char*)0);
   if (!strcmp(how, "unknown-syscall")) return (int)syscall(99999, 1, 2, 3);
