@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "executor/vdso/vdso_image.h"
 #include "executor/vmm/address_space.h"
 
 namespace sluice::vmm {
@@ -130,6 +131,10 @@ void write_tables(GuestRam& ram, const Layout& l, Flavour flavour) {
   pt[kPageExceptionStubs] = (kPageExceptionStubs * kPageBytes) | kEntrySupervisorRo;
   pt[kPageSyscallStub] = (kPageSyscallStub * kPageBytes) | stub;
   pt[kPageResumeData] = (kPageResumeData * kPageBytes) | stub | kEntryNoExecute;
+  pt[kPageClock] = (kPageClock * kPageBytes) | kEntryUserRo | kEntryNoExecute;
+  for (uint64_t page = kPageVdso; page < kKernelPages; page++) {
+    pt[page] = (page * kPageBytes) | kEntryUserRo;
+  }
   pt[kPageKernelStack] = (kPageKernelStack * kPageBytes) | kEntrySupervisorRw | kEntryNoExecute;
 
   uint64_t* pdpts = table(l.window_pdpt, 2);
@@ -145,6 +150,12 @@ void write_tables(GuestRam& ram, const Layout& l, Flavour flavour) {
   for (uint64_t i = 0; i < l.window_pts; i++) {
     pds[first_pd_slot + i] = (l.window_pt + i * kPageBytes) | kTablePresentUser;
   }
+}
+
+static_assert(sizeof kVdso <= kVdsoBytesMax);
+
+void write_vdso(GuestRam& ram) {
+  std::memcpy(ram.writable(kPageVdso * kPageBytes, sizeof kVdso), kVdso, sizeof kVdso);
 }
 
 kvm_segment segment(uint16_t selector, uint8_t dpl, bool code) {
@@ -185,6 +196,7 @@ void write_kernel_area(GuestRam& ram, const Layout& layout, Flavour flavour, uin
   write_gdt(ram, flavour);
   write_exceptions(ram);
   write_stubs(ram, xcr0);
+  write_vdso(ram);
   write_tables(ram, layout, flavour);
 }
 

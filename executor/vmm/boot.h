@@ -39,6 +39,13 @@ struct ResumeData {
 };
 static_assert(sizeof(ResumeData) <= kPageBytes);
 inline constexpr uint64_t kResumeDataOffset = kPageResumeData * kPageBytes;
+inline constexpr uint64_t kClockPageOffset = kPageClock * kPageBytes;
+
+// Whether code at `address` lies in the vDSO.
+constexpr bool in_vdso(uint64_t address) {
+  return address >= kernel_address(kPageVdso) &&
+         address - kernel_address(kPageVdso) < kVdsoBytesMax;
+}
 
 // Fills the kernel's pages and the page tables above the window's last level.
 void write_kernel_area(GuestRam& ram, const Layout& layout, Flavour flavour, uint64_t xcr0);

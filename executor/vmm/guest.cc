@@ -80,6 +80,7 @@ Expected<std::unique_ptr<Guest>> Guest::create(const Machine& machine, const Lay
   if (auto set = guest->set_sregs(sregs); !set) return std::unexpected(set.error());
   // Only once CR4.OSXSAVE is set.
   if (auto set = guest->vm_->set_xcr0(machine.xcr0()); !set) return std::unexpected(set.error());
+  guest->tsc_offset_ = guest->vm_->tsc_offset();
   guest->vm_->run().kvm_valid_regs = KVM_SYNC_X86_REGS | KVM_SYNC_X86_SREGS;
   return guest;
 }
@@ -119,6 +120,8 @@ Guest::Stop Guest::run(int64_t deadline_ns) {
   Stop stop;
   deadline_ns_ = deadline_ns;
   cpu_limit_ns_ = limits_.cpu_ms > 0 ? thread_cpu_ns() + limits_.cpu_ms * 1'000'000ll : 0;
+  clock_page().usable = 0;  // what an earlier run was told
+  tell_time();
   Watchdog watchdog(vm_->run(), deadline_ns);
   set_next_stop(watchdog);
   for (;;) {
@@ -157,6 +160,16 @@ Guest::Stop Guest::run(int64_t deadline_ns) {
         return stop;
     }
   }
+}
+
+ClockPage& Guest::clock_page() {
+  return *reinterpret_cast<ClockPage*>(ram_->scratch(kClockPageOffset, sizeof(ClockPage)));
+}
+
+void Guest::tell_time() {
+  if (!tsc_offset_) return;
+  ClockSample now = sample_clocks();
+  update_clock_page(clock_page(), now, *tsc_offset_, machine_.tsc_rate().ns_per_tick_32(now));
 }
 
 void Guest::time_out(Stop& stop) {
@@ -203,7 +216,7 @@ bool Guest::handle_io(Stop& stop, Watchdog& watchdog) {
 bool Guest::handle_syscall(Stop& stop, Watchdog& watchdog) {
   const kvm_regs& r = vm_->run().s.regs.regs;
   // On a software KVM the program may have jumped to the stub with any RCX.
-  if (!layout_.contains(r.rcx, 1)) {
+  if (!layout_.contains(r.rcx, 1) && !in_vdso(r.rcx)) {
     stop_with(stop, Outcome::kException,
               fmt::format("general protection fault: a system call from outside the program's "
                           "memory (0x{:x})",

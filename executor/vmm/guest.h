@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include <linux/kvm.h>
@@ -9,6 +10,7 @@
 #include "base/error.h"
 #include "executor/vmm/address_space.h"
 #include "executor/vmm/boot.h"
+#include "executor/vmm/clock.h"
 #include "executor/vmm/guest_ram.h"
 #include "executor/vmm/kernel.h"
 #include "executor/vmm/kvm.h"
@@ -64,6 +66,9 @@ class Guest {
   bool handle_interruption(Stop& stop, Watchdog& watchdog);
   void return_from_syscall(int64_t result);
   void time_out(Stop& stop);
+  ClockPage& clock_page();
+  // Sets the vDSO's clocks to the host's.
+  void tell_time();
   // Threads (guest_threads.cc).
   bool start_thread(Stop& stop);
   bool next_thread(Stop& stop, Watchdog& watchdog);
@@ -82,6 +87,7 @@ class Guest {
   Kernel kernel_;
   std::unique_ptr<VirtualMachine> vm_;
   Syscall pending_{};
+  std::optional<uint64_t> tsc_offset_;  // none: programs ask for the time by system call
   // Of the present run; the second is on the thread's CPU clock, 0 for none.
   int64_t deadline_ns_ = 0;
   int64_t cpu_limit_ns_ = 0;

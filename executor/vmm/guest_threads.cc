@@ -63,7 +63,9 @@ bool Guest::next_thread(Stop& stop, Watchdog& watchdog) {
       return true;
     }
   }
+  bool waited = false;
   while (!threads.pick(now_ns())) {
+    waited = true;
     auto at = threads.earliest_wake_ns();
     int64_t until = std::min(at.value_or(deadline_ns_), deadline_ns_);
     timespec t{until / 1'000'000'000, until % 1'000'000'000};
@@ -73,6 +75,7 @@ bool Guest::next_thread(Stop& stop, Watchdog& watchdog) {
       return true;
     }
   }
+  if (waited) tell_time();
   Thread& next = threads.current();
   if (next.id == before) {
     next.in_syscall = false;

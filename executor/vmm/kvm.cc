@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 #include "base/check.h"
 #include "executor/vmm/limits.h"
@@ -19,6 +20,7 @@ namespace {
 // The ioctls whose number depends on the size of a struct with a flexible array, spelled out.
 constexpr unsigned long kGetSupportedCpuid = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, 8);
 constexpr unsigned long kSetCpuid2 = _IOC(_IOC_WRITE, KVMIO, 0x90, 8);
+constexpr unsigned long kGetMsrs = _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x88, 8);
 constexpr unsigned long kSetMsrs = _IOC(_IOC_WRITE, KVMIO, 0x89, 8);
 constexpr unsigned long kGetXsave = _IOC(_IOC_READ, KVMIO, 0xa4, 4096);
 constexpr unsigned long kSetXsave = _IOC(_IOC_WRITE, KVMIO, 0xa5, 4096);
@@ -26,6 +28,7 @@ static_assert(kGetXsave == 0x9000aea4);
 static_assert(kSetXsave == 0x5000aea5);
 static_assert(kGetSupportedCpuid == 0xc008ae05);
 static_assert(kSetCpuid2 == 0x4008ae90);
+static_assert(kGetMsrs == 0xc008ae88);
 static_assert(kSetMsrs == 0x4008ae89);
 static_assert(sizeof(kvm_cpuid_entry2) == 40);
 static_assert(offsetof(CpuidTable, entries) == 8);
@@ -34,6 +37,7 @@ constexpr uint64_t kXcr0X87 = 1;
 constexpr uint64_t kXcr0Sse = 2;
 constexpr uint64_t kXcr0Avx = 4;
 constexpr uint32_t kMsrsMax = 16;
+constexpr uint32_t kMsrTsc = 0x10;
 
 std::unexpected<Error> fail_errno(Code code, const char* what) {
   return fail(code, std::string(what) + ": " + std::strerror(errno));
@@ -134,7 +138,7 @@ Expected<std::unique_ptr<Machine>> Machine::open(const char* path) {
   }
   if (auto done = machine->check_capabilities(); !done) return std::unexpected(done.error());
   if (auto done = machine->read_cpuid(); !done) return std::unexpected(done.error());
-  if (auto done = detect_flavour(*machine); !done) return std::unexpected(done.error());
+  if (auto done = probe(*machine); !done) return std::unexpected(done.error());
   return machine;
 }
 
@@ -233,6 +237,7 @@ Expected<std::unique_ptr<VirtualMachine>> VirtualMachine::create(const Machine& 
   if (run == MAP_FAILED) return fail_errno(Code::kUnavailable, "mmap of the vCPU");
   vm->run_ = static_cast<kvm_run*>(run);
   vm->run_bytes_ = machine.run_bytes();
+  vm->tsc_source_ = machine.tsc_source();
   return vm;
 }
 
@@ -267,6 +272,30 @@ Expected<void> VirtualMachine::set_msrs(std::span<const kvm_msr_entry> entries) 
   int set = ioctl(vcpu_.get(), kSetMsrs, &table);
   if (set != static_cast<int>(entries.size())) return fail_errno(Code::kInternal, "KVM_SET_MSRS");
   return {};
+}
+
+std::optional<uint64_t> VirtualMachine::tsc_offset() const {
+  switch (tsc_source_) {
+    case TscSource::kHost:
+      return 0;
+    case TscSource::kMsr:
+      return tsc_offset_by_msr();
+    case TscSource::kUnknown:
+      break;
+  }
+  return std::nullopt;
+}
+
+std::optional<uint64_t> VirtualMachine::tsc_offset_by_msr() const {
+  struct {
+    uint32_t nmsrs = 1;
+    uint32_t padding = 0;
+    kvm_msr_entry entry = {};
+  } table;
+  table.entry.index = kMsrTsc;
+  uint64_t before = __rdtsc();
+  if (ioctl(vcpu_.get(), kGetMsrs, &table) != 1) return std::nullopt;
+  return table.entry.data - (before + __rdtsc()) / 2;
 }
 
 Expected<void> VirtualMachine::set_xcr0(uint64_t xcr0) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include <linux/kvm.h>
 
 #include "base/error.h"
+#include "executor/vmm/clock.h"
 
 // The ioctl layer: RAII around /dev/kvm, a VM with one memory slot and one vCPU. No policy here.
 namespace sluice::vmm {
@@ -49,6 +51,13 @@ enum class Flavour {
 };
 const char* flavour_name(Flavour flavour);  // "hardware", "software"
 
+// What guests read as their time stamp counter.
+enum class TscSource {
+  kUnknown,
+  kHost,  // the host's
+  kMsr,   // the host's and what IA32_TSC is ahead of it
+};
+
 // /dev/kvm, opened and checked. Immutable after open(), so that any thread may use it; must outlive
 // every VirtualMachine made from it.
 class Machine {
@@ -61,11 +70,13 @@ class Machine {
   const CpuidTable& cpuid() const { return cpuid_; }
   // The XSAVE components that guests may use: x87 and SSE, and AVX where the machine has it.
   uint64_t xcr0() const { return xcr0_; }
+  TscSource tsc_source() const { return tsc_source_; }
+  const TscRate& tsc_rate() const { return tsc_rate_; }
   uint32_t hwcap() const { return hwcap_; }  // CPUID.1:EDX, which is AT_HWCAP
   size_t run_bytes() const { return run_bytes_; }
 
  private:
-  friend Expected<void> detect_flavour(Machine& machine);
+  friend Expected<void> probe(Machine& machine);
   Machine() = default;
   Expected<void> check_capabilities();
   Expected<void> read_cpuid();
@@ -75,6 +86,8 @@ class Machine {
   CpuidTable cpuid_;
   uint64_t xcr0_ = 3;
   uint32_t hwcap_ = 0;
+  TscSource tsc_source_ = TscSource::kUnknown;
+  TscRate tsc_rate_;
   size_t run_bytes_ = 0;
 };
 
@@ -101,6 +114,9 @@ class VirtualMachine {
   kvm_run& run() { return *run_; }
   // KVM_RUN. Returns 0 or an errno; EINTR after a signal or with immediate_exit set.
   int enter();
+  // What the guest's time stamp counter is ahead of the host's; none where that can not be told.
+  std::optional<uint64_t> tsc_offset() const;
+  std::optional<uint64_t> tsc_offset_by_msr() const;
 
   // `bitmap` has one bit a page. Only with log_dirty.
   Expected<void> dirty_log(std::span<uint64_t> bitmap);
@@ -109,6 +125,7 @@ class VirtualMachine {
 
  private:
   VirtualMachine() = default;
+  TscSource tsc_source_ = TscSource::kUnknown;
   UniqueFd vm_;
   UniqueFd vcpu_;
   kvm_run* run_ = nullptr;

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "base/error.h"
+#include "executor/vdso/clock_page.h"
 #include "executor/vmm/elf_image.h"
 #include "executor/vmm/limits.h"
 
@@ -20,12 +21,16 @@ enum KernelPage : uint64_t {
   kPageSyscallStub,
   kPageResumeData,
   kPageKernelStack,
-  kKernelPages,
+  kPageClock,  // what the vDSO reads; programs may, too
+  kPageVdso,
+  kKernelPages = kPageVdso + 2,
 };
 inline constexpr uint64_t kKernelBase = 0x7fffc0000000;
 inline constexpr uint64_t kLargeBytes = 2ull << 20;  // what one page table maps
 
 constexpr uint64_t kernel_address(KernelPage page) { return kKernelBase + page * kPageBytes; }
+inline constexpr uint64_t kVdsoBytesMax = (kKernelPages - kPageVdso) * kPageBytes;
+static_assert(kernel_address(kPageClock) == SLUICE_CLOCK_PAGE);
 
 struct Layout {
   uint64_t window = 0;        // first address of the window, a multiple of kLargeBytes

@@ -6,7 +6,8 @@ namespace sluice::vmm {
 
 class Machine;
 
-// Runs one `syscall` instruction at CPL 3 in a throw-away VM and sees at which CPL it arrives.
-Expected<void> detect_flavour(Machine& machine);
+// Runs a few instructions at CPL 3 in a throw-away VM: at which CPL a `syscall` arrives, and whose
+// time stamp counter the program reads.
+Expected<void> probe(Machine& machine);
 
 }  // namespace sluice::vmm
