@@ -162,7 +162,12 @@ int64_t AddressSpace::brk(uint64_t address) {
     if (uint8_t* at = for_write(address, partial)) std::memset(at, 0, partial);
     uint64_t from = layout_.page_of(round_up(address));
     uint64_t to = layout_.page_of(round_up(now));
-    if (to > from) ram_.zero_pages(layout_.physical_page(from), to - from);
+    if (to - from > 0 && to - from <= kZeroByHandPagesMax) {
+      uint64_t bytes = (to - from) * kPageBytes;
+      std::memset(ram_.writable(layout_.physical_page(from) * kPageBytes, bytes), 0, bytes);
+    } else if (to > from) {
+      ram_.zero_pages(layout_.physical_page(from), to - from);
+    }
   }
   map_.edit().break_now = address;
   return static_cast<int64_t>(address);

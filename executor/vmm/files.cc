@@ -1,6 +1,7 @@
 #include "executor/vmm/files.h"
 
 #include <cerrno>
+#include <utility>
 
 #include <fcntl.h>
 
@@ -57,14 +58,12 @@ void FileTable::duplicate_to(uint64_t fd, uint64_t to, bool close_on_exec) {
   descriptions_[fds_[fd].description].uses++;
 }
 
-Tmpfs::Ino FileTable::close(uint64_t fd) {
+std::optional<FileTable::Description> FileTable::close(uint64_t fd) {
   CHECK(get(fd) != nullptr);
   Description& d = descriptions_[fds_[fd].description];
   fds_[fd] = Fd{};
-  if (--d.uses > 0) return 0;
-  Tmpfs::Ino node = d.node;
-  d = Description{};
-  return node;
+  if (--d.uses > 0) return std::nullopt;
+  return std::exchange(d, Description{});
 }
 
 }  // namespace sluice::vmm

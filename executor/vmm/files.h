@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "executor/vmm/tmpfs.h"
@@ -13,7 +14,7 @@ class FileTable {
  public:
   struct Description {
     Tmpfs::Kind kind = Tmpfs::Kind::kUnused;
-    Tmpfs::Ino node = 0;  // of a file or directory
+    Tmpfs::Ino node = 0;  // of a file or directory; of a channel its number (pipes.h)
     uint64_t offset = 0;  // the input's own offset is KernelState::input_offset
     int flags = 0;        // of open()
     uint32_t uses = 0;    // descriptors; 0 means that the entry is free
@@ -33,8 +34,8 @@ class FileTable {
   int64_t duplicate(uint64_t fd, uint64_t from, bool close_on_exec);
   // Both must be valid; `to` must be closed.
   void duplicate_to(uint64_t fd, uint64_t to, bool close_on_exec);
-  // Closes; returns the node that the description held when this was its last descriptor, else 0.
-  Tmpfs::Ino close(uint64_t fd);
+  // Closes; returns the description when this was its last descriptor.
+  std::optional<Description> close(uint64_t fd);
 
   uint32_t descriptors_max() const { return descriptors_max_; }
 

@@ -251,7 +251,7 @@ void Guest::return_from_syscall(int64_t result) {
     r.rip = r.rcx;
     r.rflags = resume_rflags(Flavour::kSoftware, r.r11);
   }
-  run.kvm_dirty_regs = KVM_SYNC_X86_REGS;
+  run.kvm_dirty_regs |= KVM_SYNC_X86_REGS;
   auto fs = kernel_.take_fs_base();
   auto gs = kernel_.take_gs_base();
   if (fs) run.s.regs.sregs.fs.base = *fs;

@@ -72,6 +72,7 @@ class Guest {
   // Threads (guest_threads.cc).
   bool start_thread(Stop& stop);
   bool next_thread(Stop& stop, Watchdog& watchdog);
+  bool wait_for_turn(Stop& stop);
   bool preempt(Stop& stop, Watchdog& watchdog);
   void set_next_stop(Watchdog& watchdog);
   Expected<void> save_thread(Thread& thread);

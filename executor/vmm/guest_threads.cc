@@ -51,45 +51,68 @@ bool Guest::start_thread(Stop& stop) {
   return false;
 }
 
-// The current thread waits, has yielded or has ended.
+// The current thread waits, has yielded or has ended: lets the next one run.
 bool Guest::next_thread(Stop& stop, Watchdog& watchdog) {
-  bool ended = !kernel_.threads().has_current();
-  uint32_t before = ended ? 0 : kernel_.threads().current().id;
-  Threads& threads = kernel_.edit_threads();
-  bool alone = threads.count() == 1 && !ended;
-  if (!alone && !ended) {
-    if (auto saved = save_thread(threads.current()); !saved) {
-      stop_with(stop, Outcome::kInternal, saved.error().message);
-      return true;
+  uint32_t on_cpu = 0;  // whose registers the vCPU has; 0: nobody's any more
+  if (kernel_.threads().has_current()) {
+    Threads& threads = kernel_.edit_threads();
+    on_cpu = threads.current().id;
+    if (threads.count() > 1) {
+      if (auto saved = save_thread(threads.current()); !saved) {
+        stop_with(stop, Outcome::kInternal, saved.error().message);
+        return true;
+      }
     }
   }
+  for (;;) {
+    if (!wait_for_turn(stop)) return true;
+    Thread& next = kernel_.edit_threads().current();
+    if (next.id != on_cpu) {
+      if (auto loaded = load_thread(next); !loaded) {
+        stop_with(stop, Outcome::kInternal, loaded.error().message);
+        return true;
+      }
+      on_cpu = next.id;
+    }
+    if (next.retry) {
+      Kernel::Step step = kernel_.serve(Syscall(next.call), deadline_ns_);
+      if (step == Kernel::Step::kWaits) continue;
+      if (step == Kernel::Step::kEnded) {
+        stop.ending = kernel_.ending();
+        return true;
+      }
+      if (step == Kernel::Step::kNeedsInput) {
+        pending_ = kernel_.edit_threads().current().call;
+        stop.needs_input = true;
+        return true;
+      }
+      kernel_.edit_threads().current().result = kernel_.result();
+    }
+    Thread& runs = kernel_.edit_threads().current();
+    if (runs.in_syscall) return_from_syscall(runs.result);
+    runs.in_syscall = false;
+    set_next_stop(watchdog);
+    return false;
+  }
+}
+
+// Makes a thread that can run the current one; waits for it, until the deadline. Returns whether
+// there is one.
+bool Guest::wait_for_turn(Stop& stop) {
   bool waited = false;
-  while (!threads.pick(now_ns())) {
+  while (!kernel_.edit_threads().pick(now_ns())) {
     waited = true;
-    auto at = threads.earliest_wake_ns();
+    auto at = kernel_.threads().earliest_wake_ns();
     int64_t until = std::min(at.value_or(deadline_ns_), deadline_ns_);
     timespec t{until / 1'000'000'000, until % 1'000'000'000};
     while (now_ns() < until) clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr);
     if (now_ns() >= deadline_ns_) {
       time_out(stop);
-      return true;
+      return false;
     }
   }
   if (waited) tell_time();
-  Thread& next = threads.current();
-  if (next.id == before) {
-    next.in_syscall = false;
-    return_from_syscall(next.result);
-  } else {
-    auto loaded = load_thread(next);
-    next.in_syscall = false;
-    if (!loaded) {
-      stop_with(stop, Outcome::kInternal, loaded.error().message);
-      return true;
-    }
-  }
-  set_next_stop(watchdog);
-  return false;
+  return true;
 }
 
 // The end of a turn, wherever the program is: in a stub it may go on for a moment.

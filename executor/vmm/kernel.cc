@@ -18,6 +18,7 @@ Kernel::Kernel(std::string name, const Limits& limits, AddressSpace& space,
 Kernel::Step Kernel::serve(const Syscall& call, int64_t deadline_ns) {
   deadline_ns_ = deadline_ns;
   needs_input_ = waits_ = false;
+  call_ = call;
   const SyscallRule* rule = SyscallTable::find(call.number);
   if (rule == nullptr) {
     ending_ =
@@ -36,6 +37,9 @@ Kernel::Step Kernel::serve(const Syscall& call, int64_t deadline_ns) {
   }
   if (needs_input_) return Step::kNeedsInput;
   if (ending_) return Step::kEnded;
+  if (!waits_ && state_.threads->has_current() && state_.threads->current().retry) {
+    state_.threads.edit().current().retry = false;
+  }
   return waits_ ? Step::kWaits : Step::kReturn;
 }
 

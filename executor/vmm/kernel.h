@@ -11,6 +11,7 @@
 #include "executor/vmm/cow.h"
 #include "executor/vmm/files.h"
 #include "executor/vmm/outcome.h"
+#include "executor/vmm/pipes.h"
 #include "executor/vmm/rootfs.h"
 #include "executor/vmm/threads.h"
 #include "executor/vmm/tmpfs.h"
@@ -41,6 +42,7 @@ struct KernelState {
   Cow<Tmpfs> fs;
   Cow<Signals> signals;
   Cow<Threads> threads;
+  Cow<Pipes> pipes;
   Tmpfs::Ino directory = Tmpfs::kRoot;
   uint64_t input_offset = 0;
   uint64_t invocation_offset = 0;
@@ -69,12 +71,6 @@ struct CallIo {
   std::string output;                             // stdout, or the answer
   std::string log;
   bool log_cut = false;
-};
-
-// A system call as the program made it.
-struct Syscall {
-  uint64_t number;
-  uint64_t args[6];
 };
 
 // The host's side of a program: serves its system calls from the allow-list in syscalls.cc. Every
@@ -227,10 +223,26 @@ class Kernel {
   int64_t sys_nanosleep(const Syscall&);
   int64_t sys_clock_nanosleep(const Syscall&);
 
+  // sys_pipes.cc
+  int64_t sys_pipe2(const Syscall&);
+  int64_t sys_eventfd2(const Syscall&);
+  int64_t sys_epoll_create1(const Syscall&);
+  int64_t sys_epoll_ctl(const Syscall&);
+  int64_t sys_epoll_wait(const Syscall&);
+
   struct Iovec {
     uint64_t address, bytes;
   };
 
+  // The present call waits until a pipe or the like has changed, and is served again.
+  int64_t wait_for_change(std::optional<int64_t> until_ns, int64_t late_result);
+  int64_t stop_waiting(int64_t total);
+  void changed();
+  int64_t add_descriptor(Tmpfs::Kind kind, uint32_t number, int flags, uint64_t options);
+  void close_channel(const FileTable::Description& d);
+  uint32_t readiness(const FileTable::Description& d) const;
+  int64_t read_channel(const FileTable::Description& d, uint64_t address, uint64_t bytes);
+  int64_t write_channel(const FileTable::Description& d, std::string_view bytes);
   // Asks for input: the handler returns at once and its result is not used.
   bool lacks_input(InputSource source);
   // This call's stdin or invocation; empty where the call has the other one.
@@ -286,6 +298,7 @@ class Kernel {
   CallIo io_;
   int64_t deadline_ns_ = 0;
   int64_t result_ = 0;
+  Syscall call_{};
   bool needs_input_ = false;
   bool waits_ = false;
   bool refused_reservation_ = false;

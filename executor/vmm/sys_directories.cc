@@ -169,7 +169,7 @@ int64_t Kernel::sys_fchmodat(const Syscall& c) {
 int64_t Kernel::sys_fchmod(const Syscall& c) {
   const FileTable::Description* d = state_.files->get(c.args[0]);
   if (d == nullptr) return -EBADF;
-  if (d->node == 0) return 0;
+  if (d->node == 0 || Tmpfs::is_channel(d->kind)) return 0;
   return state_.fs.edit().set_mode(d->node, static_cast<uint32_t>(c.args[1] & 07777));
 }
 

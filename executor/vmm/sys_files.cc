@@ -93,8 +93,13 @@ int64_t Kernel::sys_creat(const Syscall& c) {
 
 int64_t Kernel::close_fd(uint64_t fd) {
   if (state_.files->get(fd) == nullptr) return -EBADF;
-  Tmpfs::Ino node = state_.files.edit().close(fd);
-  if (node != 0) state_.fs.edit().close(node);
+  auto closed = state_.files.edit().close(fd);
+  if (!closed) return 0;
+  if (Tmpfs::is_channel(closed->kind)) {
+    close_channel(*closed);
+  } else if (closed->node != 0) {
+    state_.fs.edit().close(closed->node);
+  }
   return 0;
 }
 
@@ -176,6 +181,12 @@ void Kernel::stat_node(Kind kind, Tmpfs::Ino node, struct stat& out) const {
     case Kind::kInvocation:
       out.st_mode = S_IFSOCK | 0600;
       out.st_ino = kInvocationIno;
+      break;
+    case Kind::kPipeEnd:
+    case Kind::kPipeStart:
+    case Kind::kEvent:
+    case Kind::kEpoll:
+      out.st_mode = S_IFIFO | 0600;
       break;
     case Kind::kStdout:
     case Kind::kStderr:

@@ -23,7 +23,8 @@ using Kind = Tmpfs::Kind;
 bool readable_mode(int flags) { return (flags & O_ACCMODE) != O_WRONLY; }
 bool writable_mode(int flags) { return (flags & O_ACCMODE) != O_RDONLY; }
 bool is_stream(Kind kind) {
-  return kind == Kind::kStdout || kind == Kind::kStderr || kind == Kind::kInvocation;
+  return kind == Kind::kStdout || kind == Kind::kStderr || kind == Kind::kInvocation ||
+         Tmpfs::is_channel(kind);
 }
 // Which input a descriptor waits for, if any.
 std::optional<InputSource> input_source(Kind kind) {
@@ -32,7 +33,6 @@ std::optional<InputSource> input_source(Kind kind) {
   return std::nullopt;
 }
 
-constexpr int64_t kForeverNs = INT64_MAX / 4;  // the call's deadline comes first
 constexpr char kCutMark[] = "\n[log cut here: it reached its limit]\n";
 
 }  // namespace
@@ -61,6 +61,10 @@ int64_t Kernel::read_into(uint64_t fd, uint64_t address, uint64_t bytes,
       return read_input(address, bytes, offset);
     case Kind::kInvocation:
       return offset ? -ESPIPE : read_invocation(address, bytes);
+    case Kind::kPipeEnd:
+    case Kind::kEvent:
+    case Kind::kEpoll:
+      return offset ? -ESPIPE : read_channel(*d, address, bytes);
     case Kind::kNull:
       return 0;
     case Kind::kZero:
@@ -133,6 +137,10 @@ int64_t Kernel::write_from(uint64_t fd, uint64_t address, uint64_t bytes,
       return write_output(text);
     case Kind::kInvocation:
       return write_answer(text);
+    case Kind::kPipeStart:
+    case Kind::kEvent:
+    case Kind::kEpoll:
+      return write_channel(*d, text);
     case Kind::kStderr:
       write_log(text);
       return static_cast<int64_t>(bytes);
@@ -182,6 +190,14 @@ int64_t Kernel::get_iovecs(uint64_t address, uint64_t count,
   return 0;
 }
 
+// Of several parts one has to wait. What went before it counts; without that the call waits.
+int64_t Kernel::stop_waiting(int64_t total) {
+  if (total == 0) return 0;
+  state_.threads.edit().stop_waiting();
+  waits_ = false;
+  return total;
+}
+
 int64_t Kernel::sys_readv(const Syscall& c) {
   std::array<Iovec, kIovecsMax> iovecs;
   if (int64_t error = get_iovecs(c.args[1], c.args[2], iovecs); error < 0) return error;
@@ -190,6 +206,7 @@ int64_t Kernel::sys_readv(const Syscall& c) {
     if (iovecs[i].bytes == 0) continue;
     int64_t got = read_into(c.args[0], iovecs[i].address, iovecs[i].bytes, std::nullopt);
     if (needs_input_) return 0;
+    if (waits_) return stop_waiting(total);
     if (got < 0) return total > 0 ? total : got;
     total += got;
     if (static_cast<uint64_t>(got) < iovecs[i].bytes ||
@@ -208,6 +225,7 @@ int64_t Kernel::sys_writev(const Syscall& c) {
   for (uint64_t i = 0; i < c.args[2] && !ending_; i++) {
     if (iovecs[i].bytes == 0) continue;
     int64_t put = write_from(c.args[0], iovecs[i].address, iovecs[i].bytes, std::nullopt);
+    if (waits_) return stop_waiting(total);
     if (put < 0) return total > 0 ? total : put;
     total += put;
     if (static_cast<uint64_t>(put) < iovecs[i].bytes ||
@@ -280,7 +298,6 @@ int64_t Kernel::sys_ioctl(const Syscall& c) {
   }
 }
 
-// Every descriptor is ready at once: input is all there, and writes never wait.
 int64_t Kernel::poll_descriptors(uint64_t address, uint64_t count, std::optional<int64_t> wait_ns) {
   if (count > kPollDescriptorsMax) return -EINVAL;
   std::array<pollfd, kPollDescriptorsMax> fds;
@@ -298,9 +315,11 @@ int64_t Kernel::poll_descriptors(uint64_t address, uint64_t count, std::optional
     } else {
       auto source = input_source(d->kind);
       if (source && (p.events & POLLIN) && lacks_input(*source)) return 0;
-      short possible = static_cast<short>((readable_mode(d->flags) ? POLLIN | POLLRDNORM : 0) |
-                                          (writable_mode(d->flags) ? POLLOUT | POLLWRNORM : 0));
-      p.revents = static_cast<short>(p.events & possible);
+      uint32_t now = readiness(*d);
+      short possible = static_cast<short>(
+          (readable_mode(d->flags) && (now & POLLIN) ? POLLIN | POLLRDNORM : 0) |
+          (writable_mode(d->flags) && (now & POLLOUT) ? POLLOUT | POLLWRNORM : 0));
+      p.revents = static_cast<short>((p.events & possible) | (now & (POLLHUP | POLLERR)));
     }
     ready += p.revents != 0;
   }
@@ -309,8 +328,8 @@ int64_t Kernel::poll_descriptors(uint64_t address, uint64_t count, std::optional
     if (to == nullptr) return -EFAULT;
     std::memcpy(to, fds.data(), count * sizeof(pollfd));
   }
-  if (ready == 0 && wait_ns != 0) return wait_until(now_ns() + wait_ns.value_or(kForeverNs), 0);
-  return ready;
+  if (ready > 0 || wait_ns == 0) return ready;
+  return wait_for_change(wait_ns ? std::optional(now_ns() + *wait_ns) : std::nullopt, 0);
 }
 
 int64_t Kernel::sys_poll(const Syscall& c) {
@@ -370,7 +389,9 @@ int64_t Kernel::select_descriptors(const Syscall& c, std::optional<int64_t> wait
       if (d == nullptr) return -EBADF;
       auto source = input_source(d->kind);
       if (s == 0 && source && lacks_input(*source)) return 0;
-      bool now = (s == 0 && readable_mode(d->flags)) || (s == 1 && writable_mode(d->flags));
+      uint32_t possible = readiness(*d);
+      bool now = (s == 0 && readable_mode(d->flags) && (possible & (POLLIN | POLLHUP))) ||
+                 (s == 1 && writable_mode(d->flags) && (possible & (POLLOUT | POLLERR)));
       if (!now) FD_CLR(fd, &sets[s]);
       ready += now;
     }
@@ -381,8 +402,8 @@ int64_t Kernel::select_descriptors(const Syscall& c, std::optional<int64_t> wait
     if (to == nullptr) return -EFAULT;
     std::memcpy(to, &sets[s], bytes);
   }
-  if (ready == 0 && wait_ns != 0) return wait_until(now_ns() + wait_ns.value_or(kForeverNs), 0);
-  return ready;
+  if (ready > 0 || wait_ns == 0) return ready;
+  return wait_for_change(wait_ns ? std::optional(now_ns() + *wait_ns) : std::nullopt, 0);
 }
 
 }  // namespace sluice::vmm

@@ -25,6 +25,14 @@ void Threads::wait(uint64_t futex_address, uint32_t futex_bits, std::optional<in
   t.late_result = late_result;
   t.in_syscall = true;
   t.result = late_result;
+  t.retry = false;
+}
+
+void Threads::stop_waiting() {
+  Thread& t = current();
+  t.futex_address = 0;
+  t.wake_at_ns.reset();
+  t.in_syscall = t.retry = false;
 }
 
 int64_t Threads::wake(uint64_t futex_address, uint32_t bits, uint64_t count) {
@@ -65,6 +73,7 @@ bool Threads::pick(int64_t now_ns) {
     Thread& t = all_[at];
     if (t.wake_at_ns && *t.wake_at_ns <= now_ns) {
       t.result = t.late_result;
+      t.retry = false;
       t.wake_at_ns.reset();
       t.futex_address = 0;
     }

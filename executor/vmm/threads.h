@@ -17,6 +17,12 @@ struct CpuState {
   kvm_sregs sregs;
 };
 
+// A system call as the program made it.
+struct Syscall {
+  uint64_t number;
+  uint64_t args[6];
+};
+
 // One thread of a program. While it does not run its registers are here, as of user mode.
 struct Thread {
   uint32_t id = 1;
@@ -27,6 +33,11 @@ struct Thread {
   uint32_t futex_bits = 0;
   std::optional<int64_t> wake_at_ns;  // CLOCK_MONOTONIC
   int64_t late_result = 0;            // of its system call when that time has come
+
+  // Where it waits for something to change: the call is served again then, until its time limit.
+  bool retry = false;
+  std::optional<int64_t> retry_until_ns;
+  Syscall call{};
 
   bool in_syscall = false;  // RAX becomes `result` when it runs again
   int64_t result = 0;
@@ -58,6 +69,8 @@ class Threads {
   // The current one waits from now on; without a time and an address it only yields.
   void wait(uint64_t futex_address, uint32_t futex_bits, std::optional<int64_t> wake_at_ns,
             int64_t late_result);
+  // Takes the current one's wait() back.
+  void stop_waiting();
   // Wakes at most `count` that wait there, with result 0; returns how many.
   int64_t wake(uint64_t futex_address, uint32_t bits, uint64_t count);
   // Lets at most `count` wait at another address instead.

@@ -33,7 +33,14 @@ class Tmpfs {
     kStdout,
     kStderr,      // under /dev
     kInvocation,  // the function protocol's descriptor
+    kPipeEnd,     // these have no node in the file system, but a number in Pipes
+    kPipeStart,
+    kEvent,
+    kEpoll,
   };
+
+  // Pipes and the like: descriptors without a node.
+  static bool is_channel(Kind kind) { return kind >= Kind::kPipeEnd; }
 
   struct Node {
     Kind kind = Kind::kUnused;

@@ -46,6 +46,12 @@ TEST(ThreadsTest, SleepAtTheSameTime) {
 
 TEST(ThreadsTest, WaitsEndInTime) { EXPECT_EQ(run("timed", "x"), "Connection timed out\n"); }
 
+TEST(ThreadsTest, WakeEachOtherThroughPipesAndEpoll) { EXPECT_EQ(run("pipes", "20"), "420 3\n"); }
+
+TEST(ThreadsTest, APipeIsBounded) {
+  EXPECT_EQ(run("full", "x"), "65536 -1 Resource temporarily unavailable\n-1 Broken pipe\n");
+}
+
 TEST(ThreadsTest, TheProgramEndsWithItsLastThread) {
   Loaded guest("threads", {"leave"});
   CallResult r = guest.call("x");

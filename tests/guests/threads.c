@@ -1,11 +1,14 @@
 // Threads, by argv[1]; prints what came of it.
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -75,6 +78,36 @@ static void* square_on_demand(void* argument) {
   }
 }
 
+static int from_main[2], to_main[2];
+
+// Doubles numbers that come through one pipe and sends them back through the other.
+static void* doubles(void* argument) {
+  (void)argument;
+  int epoll = epoll_create1(0), counter = eventfd(0, EFD_NONBLOCK);
+  struct epoll_event watched = {.events = EPOLLIN, .data.fd = from_main[0]}, ready;
+  if (epoll_ctl(epoll, EPOLL_CTL_ADD, from_main[0], &watched) < 0) return NULL;
+  watched.data.fd = counter;
+  if (epoll_ctl(epoll, EPOLL_CTL_ADD, counter, &watched) < 0) return NULL;
+  uint64_t count = 0;
+  if (read(counter, &count, 8) != -1 || errno != EAGAIN) return NULL;
+  if (epoll_wait(epoll, &ready, 1, 5) != 0) return NULL;
+  for (int number;;) {
+    if (epoll_wait(epoll, &ready, 1, -1) != 1) return NULL;
+    if (ready.data.fd == counter) break;
+    ssize_t got = read(from_main[0], &number, sizeof number);
+    if (got == 0) {
+      count = 3;
+      write(counter, &count, 8);
+      epoll_ctl(epoll, EPOLL_CTL_DEL, from_main[0], NULL);
+      continue;
+    }
+    number *= 2;
+    write(to_main[1], &number, sizeof number);
+  }
+  read(counter, &count, 8);
+  return (void*)(uintptr_t)count;
+}
+
 static void* sleeps(void* argument) {
   struct timespec t = {0, 20000000};
   nanosleep(&t, NULL);
@@ -123,6 +156,31 @@ int main(int argc, char** argv) {
     for (int i = 0; i < n; i++) start(&threads[i], sleeps, NULL);
     for (int i = 0; i < n; i++) pthread_join(threads[i], NULL);
     printf("slept\n");
+  } else if (strcmp(how, "pipes") == 0) {
+    pipe(from_main);
+    pipe(to_main);
+    start(&threads[0], doubles, NULL);
+    int sum_of = 0;
+    for (int i = 1; i <= n; i++) {
+      int number = i;
+      write(from_main[1], &number, sizeof number);
+      if (read(to_main[0], &number, sizeof number) != sizeof number) return 3;
+      sum_of += number;
+    }
+    close(from_main[1]);
+    void* result;
+    pthread_join(threads[0], &result);
+    printf("%d %d\n", sum_of, (int)(uintptr_t)result);
+  } else if (strcmp(how, "full") == 0) {
+    // A pipe takes 64 KiB; who writes more waits for who reads.
+    static char block[100000];
+    pipe(from_main);
+    fcntl(from_main[1], F_SETFL, O_NONBLOCK);
+    ssize_t put = write(from_main[1], block, sizeof block);
+    ssize_t none = write(from_main[1], block, 1);
+    printf("%zd %zd %s\n", put, none, strerror(errno));
+    close(from_main[0]);
+    printf("%zd %s\n", write(from_main[1], block, 1), strerror(errno));
   } else if (strcmp(how, "timed") == 0) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
