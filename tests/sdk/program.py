@@ -1,0 +1,101 @@
+"""A program that speaks the function protocol, at the other end of a socket pair."""
+
+import os
+import socket
+import subprocess
+import tempfile
+
+from frames import Answer
+
+TIMEOUT_S = 60
+
+
+class Program:
+    """Runs `command` with SLUICE_FD; its stdout and stderr go to files."""
+
+    def __init__(self, command, env=None):
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(TIMEOUT_S)
+        self._stdout = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()
+        with theirs:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=self._stdout, stderr=self._stderr,
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **(env or {}), "SLUICE_FD": str(theirs.fileno())})
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self._socket.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._stdout.close()
+        self._stderr.close()
+
+    def send(self, data):
+        self._socket.sendall(data)
+
+    def receive(self):
+        size = int.from_bytes(self._exactly(4), "little")
+        return Answer(self._exactly(size))
+
+    def call(self, frame):
+        self.send(frame)
+        return self.receive()
+
+    def end_input(self):
+        """No more comes; what the program still writes can be read."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def rest(self):
+        """What is left to read, once the program has closed its end."""
+        found = b""
+        while True:
+            try:
+                got = self._socket.recv(65536)
+            except ConnectionResetError:  # it ended without reading all that was sent
+                return found
+            if not got:
+                return found
+            found += got
+
+    def wait(self):
+        return self.process.wait(TIMEOUT_S)
+
+    def stdout(self):
+        return self._read(self._stdout)
+
+    def stderr(self):
+        return self._read(self._stderr)
+
+    def resident_bytes(self):
+        with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def descriptors(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def _exactly(self, size):
+        found = bytearray()
+        while len(found) < size:
+            got = self._socket.recv(min(size - len(found), 1 << 20))
+            if not got:
+                raise AssertionError(f"the program ended with status {self.wait()} after {len(found)} "
+                                     f"of {size} bytes: {self.stderr()!r}")
+            found += got
+        return bytes(found)
+
+    @staticmethod
+    def _read(file):
+        # Its own offset: the program's writes share the other one.
+        return os.pread(file.fileno(), 1 << 20, 0)
+
+
+def run_locally(command, body, env=None):
+    """Runs a program as a person in a shell does, without SLUICE_FD."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
+    return subprocess.run(command, input=body, env={**clean, **(env or {})}, timeout=TIMEOUT_S,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
