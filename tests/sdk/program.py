@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import tempfile
+import time
 
 from frames import Answer
 
@@ -11,13 +12,17 @@ TIMEOUT_S = 60
 
 
 class Program:
-    """Runs `command` with SLUICE_FD; its stdout and stderr go to files."""
+    """Runs `command` with SLUICE_FD; its stdout and stderr go to files.
 
-    def __init__(self, command, env=None):
-        self._socket, theirs = socket.socketpair()
+    With SOCK_SEQPACKET a frame arrives by one read or not at all, and the answer by one write.
+    """
+
+    def __init__(self, command, env=None, kind=socket.SOCK_STREAM):
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, kind)
         self._socket.settimeout(TIMEOUT_S)
         self._stdout = tempfile.TemporaryFile()
         self._stderr = tempfile.TemporaryFile()
+        self.descriptor = theirs.fileno()
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._stdout, stderr=self._stderr,
@@ -45,6 +50,41 @@ class Program:
     def call(self, frame):
         self.send(frame)
         return self.receive()
+
+    def packet_call(self, frame):
+        """A call whose answer comes as one packet."""
+        self._socket.send(frame)
+        packet = self._socket.recv(1 << 20)
+        if len(packet) != 4 + int.from_bytes(packet[:4], "little"):
+            raise AssertionError(f"a packet of {len(packet)} bytes is no frame: {packet[:8].hex()}; "
+                                 f"{self.stderr()!r}")
+        return Answer(packet[4:])
+
+    def await_read(self):
+        """Until the program waits for its next frame: the only system call it can be in for long."""
+        deadline = time.monotonic() + TIMEOUT_S
+        path = f"/proc/{self.process.pid}/syscall"
+        while time.monotonic() < deadline:
+            with open(path, encoding="ascii") as file:
+                number, *arguments = file.read().split()
+            if number == "0" and int(arguments[0], 16) == self.descriptor:
+                return
+            time.sleep(0.001)
+        raise AssertionError(f"the program does not read: {number} {arguments}; {self.stderr()!r}")
+
+    def writable_pages(self):
+        """Address -> content of each writable page."""
+        pages = {}
+        with open(f"/proc/{self.process.pid}/maps", encoding="ascii") as maps, \
+                open(f"/proc/{self.process.pid}/mem", "rb", 0) as memory:
+            for line in maps:
+                span, permissions = line.split()[:2]
+                if permissions[1] == "w":
+                    start, end = (int(text, 16) for text in span.split("-"))
+                    content = os.pread(memory.fileno(), end - start, start)
+                    for at in range(0, len(content), 4096):
+                        pages[start + at] = content[at:at + 4096]
+        return pages
 
     def end_input(self):
         """No more comes; what the program still writes can be read."""
