@@ -395,7 +395,7 @@ class Call:
             line = f"{self._logs_dropped} more log lines were dropped"
             self._logs.append(bytes((WARNING,)) + line.encode())
         items = len(self._failed) + len(self._results) + len(self._outputs) + len(self._logs)
-        if items >= _ITEMS_MAX:
+        if items > _ITEMS_MAX:
             self.fail("the answer has too many items")
         flags = 0
         parts = [b""]
@@ -577,7 +577,9 @@ def on_call(hook):
 def _reason(error):
     if isinstance(error, Failed):
         return str(error)
-    _current.log(traceback.format_exc().rstrip(), ERROR)
+    # Without the frame of this module, which is the same for all.
+    below = error.__traceback__ and error.__traceback__.tb_next
+    _current.log("".join(traceback.format_exception(type(error), error, below)).rstrip(), ERROR)
     return f"{type(error).__name__}: {error}"
 
 

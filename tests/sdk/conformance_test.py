@@ -190,7 +190,11 @@ class HowItComes(ConformanceTestCase):
         self.assertNotEqual(program.wait(), 0)
 
     def test_one_byte_more_than_the_longest_is_refused(self):
-        self.assert_refuses(((64 << 20) + 1).to_bytes(4, "little"))
+        program = self.start()
+        program.send(((64 << 20) + 1).to_bytes(4, "little"))
+        # At once, not only when so much has come.
+        self.assertEqual(program.wait(), 1)
+        self.assertIn(b"longer than 64 MiB", program.stderr())
 
     def test_the_stream_may_end_before_the_first_call(self):
         self.assert_ends_well(self.start())
