@@ -168,6 +168,27 @@ def handle(record): return seeds[-1].hex()
         seeds = {program.call(invocation([record()])).results[0] for _ in range(5)}
         self.assertEqual((len(seeds), {len(seed) for seed in seeds}), (5, {64}))
 
+    def test_a_rehearsal_leaves_nothing_but_what_the_handler_keeps(self):
+        program = self.start_app("""
+import sluice
+count = 0
+def handle(record):
+    global count
+    count += 1
+    record.call.publish(record.body, "q")
+    record.call.state = b"s"
+    return str(count)
+sluice.rehearse(handle, {"a": 1}, times=5)
+""")
+        answer = program.call(invocation([record(b"real")]))
+        self.assertEqual((answer.results, len(answer.outputs)), ({0: b"6"}, 1))
+        self.assertEqual(answer.outputs[0].properties["body"], b"real")
+        # What it raises there is told before the first call, when a function is deployed.
+        self.write("import sluice\nsluice.rehearse(lambda record: record.json(), 'no json')\n")
+        run = run_locally(self.command(self.app), b"")
+        self.assertEqual(run.returncode, 1)
+        self.assertIn(b"JSONDecodeError", run.stderr)
+
     def test_cycles_do_not_pile_up(self):
         program = self.start_app("""
 def handle(record):

@@ -9,6 +9,9 @@ import time
 from frames import Answer
 
 TIMEOUT_S = 60
+# Without what would change what is tested.
+CLEAN = {name: value for name, value in os.environ.items()
+         if not name.startswith("SLUICE_") and name != "PYTHONUNBUFFERED"}
 
 
 class Program:
@@ -27,7 +30,7 @@ class Program:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._stdout, stderr=self._stderr,
                 pass_fds=[theirs.fileno()],
-                env={**os.environ, **(env or {}), "SLUICE_FD": str(theirs.fileno())})
+                env={**CLEAN, **(env or {}), "SLUICE_FD": str(theirs.fileno())})
 
     def __enter__(self):
         return self
@@ -136,6 +139,5 @@ class Program:
 
 def run_locally(command, body, env=None):
     """Runs a program as a person in a shell does, without SLUICE_FD."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("SLUICE_")}
-    return subprocess.run(command, input=body, env={**clean, **(env or {})}, timeout=TIMEOUT_S,
+    return subprocess.run(command, input=body, env={**CLEAN, **(env or {})}, timeout=TIMEOUT_S,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
