@@ -5,8 +5,8 @@
 //     }
 //
 // A handler gives nothing, or something that a std::string_view can be made of, which is the
-// result. What it throws fails the call, or in run_each its record, with what(). Views live until
-// the next call; what is passed in is copied at once.
+// result, or a std::optional of that. What it throws fails the call, or in run_each its record,
+// with what(). Views live until the next call; what is passed in is copied at once.
 #ifndef SLUICE_HPP
 #define SLUICE_HPP
 
@@ -184,13 +184,13 @@ class Record {
     size_t position_ = 0;
     Header header_;
   };
+  // With a copy of the record, so that `for (auto& header : call[0].headers())` is right.
   struct Headers {
-    const sluice_record* record;
-    HeaderIterator begin() const { return HeaderIterator(record); }
+    sluice_record record;
+    HeaderIterator begin() const { return HeaderIterator(&record); }
     std::default_sentinel_t end() const { return {}; }
   };
-  // Lives as long as this Record.
-  Headers headers() const { return {&record_}; }
+  Headers headers() const { return {record_}; }
 
  private:
   sluice_record record_;
@@ -318,9 +318,13 @@ void call_for_result(Call& call, uint32_t record, Function& function, Arguments&
     function(arguments...);
   } else {
     const auto result = function(arguments...);
-    static_assert(std::is_convertible_v<decltype(result), std::string_view>,
-                  "a handler gives nothing, or something that std::string_view can be made of");
-    call.result(record, std::string_view(result));
+    if constexpr (requires { result.has_value(); }) {
+      if (result.has_value()) call.result(record, std::string_view(*result));
+    } else {
+      static_assert(std::is_convertible_v<decltype(result), std::string_view>,
+                    "a handler gives nothing, or something that std::string_view can be made of");
+      call.result(record, std::string_view(result));
+    }
   }
 }
 

@@ -687,6 +687,7 @@ def run(handle=None, *, batch=None):
     descriptor = os.environ.get("SLUICE_FD")
     if not logging.root.handlers:
         logging.root.addHandler(LogHandler())
+        logging.logProcesses = False  # a getpid for each line
     try:
         stream = _Local() if descriptor is None else _Stream(_descriptor(descriptor))
         if batch is not None:

@@ -1,5 +1,6 @@
 // A handler of records in C++, for handlers_test.py: what each does stands in its body.
 #include <cstdio>
+#include <optional>
 #include <stdexcept>
 #include <string>
 
@@ -18,7 +19,7 @@ void keep_seed(const uint8_t seed[32], void*) {
   }
 }
 
-std::string handle(const sluice::Record& record, sluice::Call& call) {
+std::optional<std::string> handle(const sluice::Record& record, sluice::Call& call) {
   const std::string body(record.body());
   call.log(sluice::Level::kDebug, body);
   call.publish({.routing_key = "q", .body = body});
@@ -28,6 +29,12 @@ std::string handle(const sluice::Record& record, sluice::Call& call) {
   if (body == "misuse") call.publish({.routing_key = "\xff"});
   if (body == "seed") return seed_text;
   if (body == "remaining") return std::to_string(call.remaining_ms());
+  if (body == "none") return std::nullopt;
+  if (body == "names") {
+    std::string names;
+    for (const sluice::Header& header : call[0].headers()) names += header.name();
+    return names;
+  }
   return body;
 }
 

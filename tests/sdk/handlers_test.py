@@ -42,6 +42,12 @@ class InCpp(HandlerTestCase):
         answer = self.start([os.path.join(BUILT, "each")]).call(invocation([record(b"one"), record(b"throw")]))
         self.assertEqual(answer.state, b"one")
 
+    def test_no_result_and_the_headers_of_a_temporary(self):
+        answer = self.start([os.path.join(BUILT, "each")]).call(invocation(
+            [record(b"names", headers=[frames.header(b"a", frames.NONE), frames.header(b"b", frames.NONE)]),
+             record(b"none")]))
+        self.assertEqual((answer.results, answer.failed), ({0: b"ab"}, {}))
+
     def test_a_seed_is_fresh_in_each_call(self):
         program = self.start([os.path.join(BUILT, "each")])
         seeds = {program.call(invocation([record(b"seed")])).results[0] for _ in range(20)}
