@@ -694,8 +694,9 @@ def run(handle=None, *, batch=None):
             _loop(stream, _serve_batch, batch)
         else:
             _loop(stream, _serve_records, handle)
-    except (ProtocolError, OSError, ValueError) as error:
-        print(f"sluice: the invocation can not be served: {error}", file=sys.stderr)
+    except (ProtocolError, MemoryError, OSError, ValueError) as error:
+        why = str(error) or "there is no memory for it"
+        print(f"sluice: the invocation can not be served: {why}", file=sys.stderr)
         return 1
     return int(getattr(stream, "failed", False))
 

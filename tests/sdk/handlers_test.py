@@ -70,6 +70,26 @@ class InC(HandlerTestCase):
         self.assertEqual(program.wait(), 0, program.stderr())
 
 
+    def test_an_answer_without_memory_is_a_failure(self):
+        program = self.start([os.path.join(BUILT, "conformance_c")], memory_bytes=64 << 20)
+
+        def big(size):
+            headers = [frames.header(b"size", frames.INTEGER, size)]
+            return program.call(invocation([record(do=b"big", headers=headers)]))
+
+        # The program's own copy fits the limit, and no second one beside it.
+        answer = big(40 << 20)
+        self.assertEqual(answer.failure, "there is no memory for the answer")
+        self.assertEqual(answer.results, {})
+        self.assertEqual(len(big(1 << 20).results[0]), 1 << 20)
+
+    def test_an_invocation_without_memory_is_refused(self):
+        program = self.start([os.path.join(BUILT, "conformance_c")], memory_bytes=32 << 20)
+        program.send((40 << 20).to_bytes(4, "little"))
+        self.assertEqual(program.wait(), 1)
+        self.assertIn(b"no memory", program.stderr())
+
+
 class InPython(HandlerTestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -194,6 +214,13 @@ sluice.rehearse(handle, {"a": 1}, times=5)
         run = run_locally(self.command(self.app), b"")
         self.assertEqual(run.returncode, 1)
         self.assertIn(b"JSONDecodeError", run.stderr)
+
+    def test_an_invocation_without_memory_is_refused(self):
+        self.write("def handle(record): pass")
+        program = self.start(self.command(self.app + ":handle"), memory_bytes=60 << 20)
+        program.send((60 << 20).to_bytes(4, "little"))
+        self.assertEqual(program.wait(), 1)
+        self.assertEqual(program.stderr(), b"sluice: the invocation can not be served: there is no memory for it\n")
 
     def test_cycles_do_not_pile_up(self):
         program = self.start_app("""

@@ -1,6 +1,7 @@
 """A program that speaks the function protocol, at the other end of a socket pair."""
 
 import os
+import resource
 import socket
 import subprocess
 import tempfile
@@ -18,18 +19,24 @@ class Program:
     """Runs `command` with SLUICE_FD; its stdout and stderr go to files.
 
     With SOCK_SEQPACKET a frame arrives by one read or not at all, and the answer by one write.
+    `memory_bytes` limits its address space.
     """
 
-    def __init__(self, command, env=None, kind=socket.SOCK_STREAM):
+    def __init__(self, command, env=None, kind=socket.SOCK_STREAM, memory_bytes=None):
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, kind)
         self._socket.settimeout(TIMEOUT_S)
         self._stdout = tempfile.TemporaryFile()
         self._stderr = tempfile.TemporaryFile()
         self.descriptor = theirs.fileno()
+
+        def limit():
+            if memory_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
         with theirs:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=self._stdout, stderr=self._stderr,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno()], preexec_fn=limit,
                 env={**CLEAN, **(env or {}), "SLUICE_FD": str(theirs.fileno())})
 
     def __enter__(self):
