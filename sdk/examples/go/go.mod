@@ -1,0 +1,3 @@
+module sluice.example/functions
+
+go 1.19
