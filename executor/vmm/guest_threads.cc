@@ -51,7 +51,7 @@ bool Guest::start_thread(Stop& stop) {
   return false;
 }
 
-// The current thread waits, has yielded or has ended: lets the next one run.
+// The current thread waits, has yielded, has ended or has had its turn: lets the next one run.
 bool Guest::next_thread(Stop& stop, Watchdog& watchdog) {
   uint32_t on_cpu = 0;  // whose registers the vCPU has; 0: nobody's any more
   if (kernel_.threads().has_current()) {
@@ -117,23 +117,8 @@ bool Guest::wait_for_turn(Stop& stop) {
 
 // The end of a turn, wherever the program is: in a stub it may go on for a moment.
 bool Guest::preempt(Stop& stop, Watchdog& watchdog) {
-  uint64_t rip = vm_->run().s.regs.regs.rip;
-  Threads& threads = kernel_.edit_threads();
-  if (threads.count() > 1 && layout_.contains(rip, 1)) {
-    uint32_t before = threads.current().id;
-    if (auto saved = save_thread(threads.current()); !saved) {
-      stop_with(stop, Outcome::kInternal, saved.error().message);
-      return true;
-    }
-    threads.pick(now_ns());  // the current one can run, so there is one
-    if (threads.current().id != before) {
-      auto loaded = load_thread(threads.current());
-      threads.current().in_syscall = false;
-      if (!loaded) {
-        stop_with(stop, Outcome::kInternal, loaded.error().message);
-        return true;
-      }
-    }
+  if (kernel_.threads().count() > 1 && layout_.contains(vm_->run().s.regs.regs.rip, 1)) {
+    return next_thread(stop, watchdog);
   }
   set_next_stop(watchdog);
   return false;

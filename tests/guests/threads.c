@@ -84,13 +84,13 @@ static int from_main[2], to_main[2];
 static void* doubles(void* argument) {
   (void)argument;
   int epoll = epoll_create1(0), counter = eventfd(0, EFD_NONBLOCK);
-  struct epoll_event watched = {.events = EPOLLIN, .data.fd = from_main[0]}, ready;
-  if (epoll_ctl(epoll, EPOLL_CTL_ADD, from_main[0], &watched) < 0) return NULL;
-  watched.data.fd = counter;
+  struct epoll_event watched = {.events = EPOLLIN, .data.fd = counter}, ready;
   if (epoll_ctl(epoll, EPOLL_CTL_ADD, counter, &watched) < 0) return NULL;
   uint64_t count = 0;
   if (read(counter, &count, 8) != -1 || errno != EAGAIN) return NULL;
   if (epoll_wait(epoll, &ready, 1, 5) != 0) return NULL;
+  watched.data.fd = from_main[0];
+  if (epoll_ctl(epoll, EPOLL_CTL_ADD, from_main[0], &watched) < 0) return NULL;
   for (int number;;) {
     if (epoll_wait(epoll, &ready, 1, -1) != 1) return NULL;
     if (ready.data.fd == counter) break;
@@ -180,7 +180,8 @@ int main(int argc, char** argv) {
     ssize_t none = write(from_main[1], block, 1);
     printf("%zd %zd %s\n", put, none, strerror(errno));
     close(from_main[0]);
-    printf("%zd %s\n", write(from_main[1], block, 1), strerror(errno));
+    put = write(from_main[1], block, 1);
+    printf("%zd %s\n", put, strerror(errno));
   } else if (strcmp(how, "timed") == 0) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
