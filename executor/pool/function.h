@@ -11,6 +11,7 @@
 #include "executor/contract/backend.h"
 #include "executor/pool/demand.h"
 #include "executor/pool/fair_queue.h"
+#include "executor/pool/memory.h"
 #include "executor/pool/stats.h"
 
 // What Pools keeps for each function and each of its sandboxes. All of it is guarded by the pools'
@@ -80,6 +81,7 @@ struct Function {
   CallQueue::Lane lane;
   std::deque<Seat*> idle;  // the last used at the back
   size_t making = 0, busy = 0, leaving = 0;
+  Excess excess;                 // when it was last looked at
   bool wants_room = false;       // it is in Pools::growers_
   int64_t make_after_ns = 0;     // the system refused one: not before
   uint64_t bytes = 0;            // sandboxes and snapshot

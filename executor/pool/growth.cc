@@ -33,6 +33,7 @@ void Pools::grow(Function& f) {
 // Makes what the target asks for and no call waits for yet. Nobody loses anything for it.
 void Pools::grow_ahead(Function& f, int64_t now_ns) {
   if (f.state != Function::State::kReady || f.draining || f.make_after_ns > now_ns) return;
+  if (!growers_.empty()) return;
   while (f.size() < f.target && making_ < options_.making_max && fits(next_seat_bytes(f), true)) {
     begin_seat(f);
   }
@@ -44,14 +45,24 @@ void Pools::queue_for_room(Function& f) {
   growers_.push_back(&f);
 }
 
-// Lets so many of those that wait try once more.
+// Lets so many of those that wait try once more, who has least of its fair share first.
 void Pools::grow_others(size_t count) {
+  if (growers_.size() > 1) sort_growers();
   for (count = std::min(count, growers_.size()); count > 0 && !growers_.empty(); count--) {
     Function& f = *growers_.front();
     growers_.pop_front();
     f.wants_room = false;
     grow(f);
   }
+}
+
+void Pools::sort_growers() {
+  std::vector<Function*> functions;
+  std::vector<MemoryUse> uses = memory_uses(functions);
+  std::vector<Excess> all = excesses(uses, options_.memory_budget_bytes);
+  for (size_t i = 0; i < all.size(); i++) functions[i]->excess = all[i];
+  // Stable: equals take turns.
+  growers_.sort([](const Function* a, const Function* b) { return a->excess < b->excess; });
 }
 
 void Pools::begin_seat(Function& f) {
@@ -80,7 +91,7 @@ Pools::Room Pools::make_room(Function& f) {
   if (fits(more, true)) return Room::kNow;
   bool first = f.size() == 0;
   while (!fits(more, false)) {
-    if (!evict_one(first ? nullptr : &f, more)) break;
+    if (!evict_one(first ? nullptr : &f, more, false)) break;
   }
   if (fits(more, false)) return Room::kSoon;
   if (!first) return Room::kNone;
@@ -88,19 +99,31 @@ Pools::Room Pools::make_room(Function& f) {
   return leaving_ > 0 ? Room::kSoon : Room::kNow;
 }
 
-bool Pools::evict_one(Function* grower, uint64_t more) {
-  if (idle_ == 0) return false;
+// Of those that take part, in the order of `functions`.
+std::vector<MemoryUse> Pools::memory_uses(std::vector<Function*>& functions) {
   std::vector<MemoryUse> uses;
-  std::vector<Function*> functions;
-  std::optional<size_t> grows;
   for (Function& f : functions_) {
     if (!f.active()) continue;
-    if (&f == grower) grows = uses.size();
-    MemoryUse& use = uses.emplace_back(&f.owner, f.bytes, !f.idle.empty());
-    if (use.idle) use.idle_since_ns = f.idle.front()->since_ns;
     functions.push_back(&f);
+    uses.push_back({.owner = &f.owner,
+                    .bytes = f.bytes,
+                    .idle = !f.idle.empty(),
+                    .idle_since_ns = f.idle.empty() ? 0 : f.idle.front()->since_ns});
   }
-  auto victim = choose_victim(uses, options_.memory_budget_bytes, grows, more);
+  return uses;
+}
+
+bool Pools::evict_one(Function* grower, uint64_t more, bool above_share) {
+  if (idle_ == 0) return false;
+  std::vector<Function*> functions;
+  std::vector<MemoryUse> uses = memory_uses(functions);
+  std::optional<size_t> grows;
+  if (grower != nullptr) {
+    auto found = std::find(functions.begin(), functions.end(), grower);
+    CHECK(found != functions.end());
+    grows = static_cast<size_t>(found - functions.begin());
+  }
+  auto victim = choose_victim(uses, options_.memory_budget_bytes, above_share, grows, more);
   if (!victim) return false;
   evict(*functions[*victim]);
   return true;
@@ -125,9 +148,9 @@ void Pools::evict_all(Function& f) {
   while (!f.idle.empty()) evict(f);
 }
 
-void Pools::keep_to_budget() {
+void Pools::keep_to_budget(bool above_share) {
   while (bytes_ - leaving_bytes_ > options_.memory_budget_bytes) {
-    if (!evict_one(nullptr, 0)) return;
+    if (!evict_one(nullptr, 0, above_share)) return;
   }
 }
 

@@ -26,8 +26,10 @@ inline constexpr int64_t kIdleSeconds = 60;
 inline constexpr int64_t kSpareSeconds = 5;
 // After the system refused a sandbox, when to ask for the next, unless a call has no other chance.
 inline constexpr int64_t kRetryMakingMs = 100;
-// While calls wait for memory, how often the end of another call makes them look for it.
-inline constexpr int64_t kRetryRoomUs = 1000;
+// While memory is short, how often the end of a call makes somebody look for it.
+inline constexpr int64_t kGiveBackUs = 1000;
+// And how many of those that wait for some try then.
+inline constexpr size_t kGiveBackTo = 4;
 
 // How often targets are looked at: while calls come, and while there is anything to give up.
 inline constexpr int64_t kTickMs = 100;

@@ -1,8 +1,8 @@
 #include "executor/pool/memory.h"
 
+#include <algorithm>
 #include <fstream>
 #include <string_view>
-#include <tuple>
 #include <unordered_map>
 
 #include <unistd.h>
@@ -17,34 +17,42 @@ struct Owner {
 
 }  // namespace
 
-std::optional<size_t> choose_victim(std::span<const MemoryUse> uses, uint64_t budget_bytes,
-                                    std::optional<size_t> grower, uint64_t more) {
+std::vector<Excess> excesses(std::span<const MemoryUse> uses, uint64_t budget_bytes) {
   std::unordered_map<std::string_view, Owner> owners;
   for (const MemoryUse& use : uses) {
     Owner& owner = owners[*use.owner];
     owner.bytes += static_cast<double>(use.bytes);
     owner.functions += 1;
   }
-  if (owners.empty()) return std::nullopt;
+  std::vector<Excess> all;
+  all.reserve(uses.size());
   double owner_share = static_cast<double>(budget_bytes) / static_cast<double>(owners.size());
-  // How far above their shares: the owner, and the function among the owner's.
-  auto excess = [&](const MemoryUse& use, double more_bytes) {
+  for (const MemoryUse& use : uses) {
     const Owner& owner = owners.at(*use.owner);
-    return std::pair(owner.bytes + more_bytes - owner_share,
-                     static_cast<double>(use.bytes) + more_bytes - owner_share / owner.functions);
-  };
+    all.emplace_back(owner.bytes - owner_share,
+                     static_cast<double>(use.bytes) - owner_share / owner.functions);
+  }
+  return all;
+}
+
+std::optional<size_t> choose_victim(std::span<const MemoryUse> uses, uint64_t budget_bytes,
+                                    bool above_share, std::optional<size_t> grower, uint64_t more) {
+  auto more_bytes = static_cast<double>(more);
+  std::vector<Excess> excess = excesses(uses, budget_bytes);
   std::optional<size_t> victim;
-  std::tuple<double, double, int64_t> most;
+  std::pair<Excess, int64_t> most;
   for (size_t i = 0; i < uses.size(); i++) {
-    const MemoryUse& use = uses[i];
-    if (!use.idle || i == grower) continue;
-    auto [of_owner, of_function] = excess(use, 0);
+    if (!uses[i].idle || i == grower) continue;
+    auto [owner, function] = excess[i];
+    if (above_share && (owner <= 0 || function <= 0)) continue;
     if (grower) {
-      auto [grown_owner, grown_function] = excess(uses[*grower], static_cast<double>(more));
-      bool same = *use.owner == *uses[*grower].owner;
-      if (same ? of_function <= grown_function : of_owner <= grown_owner) continue;
+      auto [grown_owner, grown_function] = excess[*grower];
+      bool same = *uses[i].owner == *uses[*grower].owner;
+      if (same ? function <= grown_function + more_bytes : owner <= grown_owner + more_bytes) {
+        continue;
+      }
     }
-    std::tuple rank(of_owner, of_function, -use.idle_since_ns);
+    std::pair rank(excess[i], -uses[i].idle_since_ns);
     if (victim && rank <= most) continue;
     victim = i;
     most = rank;

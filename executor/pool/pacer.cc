@@ -52,9 +52,9 @@ void Pools::tick(Lock& lock) {
     grow(f);
     grow_ahead(f, now_ns);
   }
-  keep_to_budget();
+  keep_to_budget(false);
   grow_others(growers_.size());
-  start_seats(lock);
+  work_unlocked(lock);
   send_stats(lock, now_ns);
 }
 

@@ -54,10 +54,10 @@ void Pools::loaded(Function* function, std::shared_ptr<const Image> image) {
   f.bytes += f.image->memory_bytes();
   bytes_ += f.image->memory_bytes();
   note_change();
-  keep_to_budget();
+  keep_to_budget(false);
   grow(f);
   free_if_drained(f);
-  start_seats(lock);
+  work_unlocked(lock);
 }
 
 void Pools::failed(Function* function, Outcome outcome, std::string message) {
@@ -88,7 +88,7 @@ void Pools::unload(uint64_t number) {
   if (found == by_number_.end()) return;
   unload(*found->second);
   grow_others(growers_.size());
-  start_seats(lock);
+  work_unlocked(lock);
 }
 
 void Pools::unload(Function& f) {
@@ -104,6 +104,7 @@ void Pools::free_if_drained(Function& f) {
   if (!f.draining || f.state == Function::State::kLoading || f.active()) return;
   if (f.wants_room) growers_.remove(&f);
   bytes_ -= f.bytes;
+  if (f.image) to_free_.push_back(std::move(f.image));
   functions_.erase(f.self);
 }
 
@@ -137,7 +138,7 @@ void Pools::invoke(uint64_t number, Call call) {
   calls_came_ = true;
   schedule();
   grow(f);
-  start_seats(lock);
+  work_unlocked(lock);
 }
 
 void Pools::answer(uint64_t call, Outcome outcome, std::string message) {

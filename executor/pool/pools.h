@@ -92,7 +92,7 @@ class Pools {
   PoolStats stats_locked() const;
 
   // seats.cc: a sandbox's thread.
-  void start_seats(Lock& lock);
+  void work_unlocked(Lock& lock);
   void serve(std::unique_ptr<Seat> seat);
   void serve_calls(Lock& lock, Seat& seat, Sandbox& sandbox);
   void made(Seat& seat, uint64_t bytes, int64_t took_ns);
@@ -112,10 +112,12 @@ class Pools {
   uint64_t next_seat_bytes(const Function& function) const;
   Room make_room(Function& function);
   bool fits(uint64_t more, bool those_leaving) const;
-  bool evict_one(Function* grower, uint64_t more);
+  std::vector<MemoryUse> memory_uses(std::vector<Function*>& functions);
+  void sort_growers();
+  bool evict_one(Function* grower, uint64_t more, bool above_share);
   void evict(Function& function);
   void evict_all(Function& function);
-  void keep_to_budget();
+  void keep_to_budget(bool above_share);
   void account(Function& function, Seat& seat, uint64_t bytes);
   void shrink(Function& function, int64_t now_ns);
 
@@ -139,9 +141,10 @@ class Pools {
   size_t queued_bytes_ = 0;
   size_t waiting_for_room_ = 0, waiting_for_quiet_ = 0;
 
-  std::list<Function*> growers_;  // want a sandbox and wait for memory or for makers, in turn
-  int64_t grow_others_at_ns_ = 0;
+  std::list<Function*> growers_;  // want a sandbox and wait for memory or for makers
+  int64_t give_back_at_ns_ = 0;
   std::vector<std::unique_ptr<Seat>> to_start_;
+  std::vector<std::shared_ptr<const Image>> to_free_;
   size_t seats_ = 0;  // threads, from the decision to their end
   size_t making_ = 0, busy_ = 0, idle_ = 0, leaving_ = 0;
   uint64_t bytes_ = 0;                     // sandboxes, those being made included, and snapshots

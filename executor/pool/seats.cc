@@ -20,11 +20,14 @@ Outcome outcome_of(const Error& error) {
 void Seat::release() { pools.release(*this); }
 void Seat::acquire(int64_t deadline_ns) { pools.acquire(*this, deadline_ns); }
 
-// Starts the threads that were decided on. Unlocks meanwhile: the last thing that its caller does.
-void Pools::start_seats(Lock& lock) {
-  while (!to_start_.empty()) {
+// Does what was decided on and takes too long to do it under the lock: starts threads, frees
+// snapshots. Unlocks meanwhile: the last thing that its caller does.
+void Pools::work_unlocked(Lock& lock) {
+  while (!to_start_.empty() || !to_free_.empty()) {
     auto seats = std::exchange(to_start_, {});
+    auto images = std::exchange(to_free_, {});
     lock.unlock();
+    images.clear();
     for (auto& seat : seats) {
       Seat* raw = seat.release();
       auto started =
@@ -52,7 +55,7 @@ void Pools::serve(std::unique_ptr<Seat> seat) {
   Lock lock(mutex_);
   if (sandbox) {
     made(*seat, bytes, took_ns);
-    start_seats(lock);
+    work_unlocked(lock);
     serve_calls(lock, *seat, **sandbox);
     lock.unlock();
     sandbox->reset();
@@ -61,7 +64,7 @@ void Pools::serve(std::unique_ptr<Seat> seat) {
   } else {
     not_made(lock, *seat, sandbox.error());
   }
-  start_seats(lock);
+  work_unlocked(lock);
   seats_--;
   auto before = std::exchange(ended_thread_, pthread_self());
   tell_if_quiet();
@@ -85,7 +88,7 @@ void Pools::serve_calls(Lock& lock, Seat& seat, Sandbox& sandbox) {
     lock.lock();
     seat.since_ns = end_ns;
     ended(seat, result, ready, bytes, end_ns - start_ns);
-    start_seats(lock);
+    work_unlocked(lock);
   }
 }
 
@@ -109,7 +112,7 @@ void Pools::made(Seat& seat, uint64_t bytes, int64_t took_ns) {
     queue_.add_seat(f.lane);
     schedule();
   }
-  keep_to_budget();
+  keep_to_budget(false);
   grow(f);
   grow_others(1);
   tell_if_quiet();
@@ -172,16 +175,20 @@ void Pools::ended(Seat& seat, const CallResult& result, bool ready, uint64_t byt
     seat.leave = true;
     if (drained) evict_all(f);
   }
+  // Before its next call: else a function whose calls never stop would give nothing back. That is a
+  // look at all functions, so not at the end of every call.
+  bool short_of_memory =
+      !growers_.empty() || bytes_ - leaving_bytes_ > options_.memory_budget_bytes;
+  if (short_of_memory && seat.since_ns >= give_back_at_ns_) {
+    give_back_at_ns_ = seat.since_ns + kGiveBackUs * 1000;
+    keep_to_budget(true);
+    grow_others(kGiveBackTo);
+  }
   schedule();
-  keep_to_budget();
+  keep_to_budget(false);
   if (!ready) {
     grow(f);
     grow_ahead(f, seat.since_ns);
-  }
-  // Looking for room takes a look at all functions, so not at the end of every call.
-  if (!growers_.empty() && seat.since_ns >= grow_others_at_ns_) {
-    grow_others_at_ns_ = seat.since_ns + kRetryRoomUs * 1000;
-    grow_others(1);
   }
   tell_if_quiet();
 }
@@ -205,7 +212,7 @@ void Pools::release(Seat& seat) {
   queue_.sleep(seat.function.lane);
   schedule();
   grow(seat.function);
-  start_seats(lock);
+  work_unlocked(lock);
 }
 
 void Pools::acquire(Seat& seat, int64_t deadline_ns) {

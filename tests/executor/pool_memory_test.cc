@@ -31,15 +31,26 @@ TEST(ChooseVictim, BetweenEqualsTheLeastRecentlyUsedGives) {
 
 TEST(ChooseVictim, AGrowerTakesOnlyFromWhoHasMoreThanItWould) {
   std::vector<MemoryUse> uses{{&kX, 61, true, 1}, {&kX, 50, false, 1}};
-  EXPECT_EQ(choose_victim(uses, 100, 1, 10), 0u);
-  EXPECT_EQ(choose_victim(uses, 100, 1, 11), std::nullopt);
-  EXPECT_EQ(choose_victim(uses, 100, 1, 12), std::nullopt);
+  EXPECT_EQ(choose_victim(uses, 100, false, 1, 10), 0u);
+  EXPECT_EQ(choose_victim(uses, 100, false, 1, 11), std::nullopt);
+  EXPECT_EQ(choose_victim(uses, 100, false, 1, 12), std::nullopt);
   uses[0].owner = &kY;
-  EXPECT_EQ(choose_victim(uses, 100, 1, 10), 0u);
-  EXPECT_EQ(choose_victim(uses, 100, 1, 11), std::nullopt);
+  EXPECT_EQ(choose_victim(uses, 100, false, 1, 10), 0u);
+  EXPECT_EQ(choose_victim(uses, 100, false, 1, 11), std::nullopt);
   // Its own owner is above its share by its other function: that one gives, not y.
   uses = {{&kX, 40, false, 1}, {&kX, 60, true, 1}, {&kY, 50, true, 1}};
-  EXPECT_EQ(choose_victim(uses, 100, 0, 1), 1u);
+  EXPECT_EQ(choose_victim(uses, 100, false, 0, 1), 1u);
+}
+
+TEST(ChooseVictim, WhoIsNotAboveItsShareMayBeSpared) {
+  std::vector<MemoryUse> uses{{&kX, 51, false, 1}, {&kX, 50, true, 1}};
+  EXPECT_EQ(choose_victim(uses, 100, true), std::nullopt);
+  uses[0].idle = true;
+  EXPECT_EQ(choose_victim(uses, 100, true), 0u);
+  // A function above its part of an owner's share gives nothing while the owner is not above.
+  uses = {{&kX, 40, true, 1}, {&kX, 10, true, 1}, {&kY, 60, false, 1}};
+  EXPECT_EQ(choose_victim(uses, 100, true), std::nullopt);
+  EXPECT_EQ(choose_victim(uses, 100), 0u);
 }
 
 TEST_F(PoolTest, TheBudgetIsNotExceeded) {
@@ -96,6 +107,33 @@ TEST_F(PoolTest, FunctionsShareTheBudgetFairly) {
   second.open(10);
   pools_->wait_idle();
   EXPECT_EQ(b->made, 5);
+}
+
+// Its sandboxes are never idle when somebody looks; they go at the end of a call all the same.
+TEST_F(PoolTest, AFunctionWhoseCallsNeverStopGivesItsShareBack) {
+  start(40, 20, 10 * kMiB);
+  Gate& first = gates_.emplace_back();
+  Gate& second = gates_.emplace_back();
+  auto hog = load_gated(1, first), other = load_gated(2, second);
+  invoke_many(0, 100, 1);
+  first.await(10);
+  invoke_many(1000, 10, 2);
+  second.await(1);  // it may have one
+  for (int busy = 10; busy > 5; busy--) {
+    clock_.advance_ms(1);
+    first.open(1);
+    until([&] { return hog->alive == busy - 1; });
+    first.await(busy - 1);
+  }
+  clock_.advance_ms(1);
+  first.open(1);
+  second.await(5);
+  EXPECT_EQ(stats(2).running, 5u);
+  EXPECT_EQ(hog->alive, 5);
+  first.await(5);
+  EXPECT_GT(stats(1).queued, 80u);
+  first.open(100);
+  second.open(10);
 }
 
 TEST_F(PoolTest, OwnersShareTheBudgetFairly) {
