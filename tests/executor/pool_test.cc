@@ -389,6 +389,23 @@ TEST_F(PoolTest, CountsAreExact) {
   EXPECT_EQ(now.queued, 0u);
 }
 
+// One sandbox is found by one call, however long that then waits for a slot.
+TEST_F(PoolTest, AnIdleSandboxIsAWarmHitForOneCall) {
+  start(1, 1);
+  Gate& gate = gates_.emplace_back();
+  load(1, image());
+  load_gated(2, gate);
+  call(1, 1);
+  invoke(2, 2);
+  gate.await(1);
+  for (uint64_t id = 3; id <= 5; id++) invoke(id, 1);
+  gate.open(1);
+  pools_->wait_idle();
+  EXPECT_EQ(stats(1).warm_hits, 1u);
+  EXPECT_EQ(stats(1).cold_starts, 1u);
+  EXPECT_EQ(stats(1).calls, 4u);
+}
+
 TEST_F(PoolTest, StatisticsAreSentOnceASecondWhileAnythingChanges) {
   start(4, 2);
   load(1, image());
