@@ -12,6 +12,8 @@
 // processes (process/process_backend.h).
 namespace sluice::executor {
 
+class Slot;
+
 // One instance of a loaded program: serves calls one after the other, each from the same state.
 // Made, used and destroyed on one thread.
 class Sandbox {
@@ -25,6 +27,23 @@ class Sandbox {
   virtual bool ready() const = 0;
   // What it takes of the machine's memory between calls, an estimate.
   virtual uint64_t memory_bytes() const = 0;
+  // Told once, before the first call: what call() may give away while its program sleeps. Outlives
+  // the sandbox. A kind of sandbox that does not know when its program sleeps leaves it at this.
+  virtual void use_slot(Slot*) {}
+};
+
+// The right to use a CPU, of which there are few. A call has it from its start to its end. One
+// whose program waits for nothing but the clock (nanosleep, poll) may give it away meanwhile, so
+// that other calls run. Used by the sandbox's thread, during call() only, in pairs. Each costs a
+// lock and may cost a change of threads: not worth it for much less than a millisecond.
+class Slot {
+ public:
+  virtual ~Slot() = default;
+
+  virtual void release() = 0;
+  // Waits for its turn, but not beyond the call's deadline (CLOCK_MONOTONIC): then it returns all
+  // the same, so that the call ends in time.
+  virtual void acquire(int64_t deadline_ns) = 0;
 };
 
 // A program that has been run up to where it wants its first input. Immutable: threads share it;

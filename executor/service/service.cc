@@ -1,49 +1,71 @@
 #include "executor/service/service.h"
 
 #include <algorithm>
+#include <thread>
+#include <utility>
 
-#include "base/check.h"
+#include "executor/pool/clock.h"
+#include "executor/pool/limits.h"
+#include "executor/service/frames.h"
 #include "executor/service/limits.h"
 #include "executor/vmm/kvm_backend.h"
 
 namespace sluice::executor {
 namespace {
 
-static_assert(static_cast<int>(Outcome::kOk) == static_cast<int>(schema::Outcome::ok));
-static_assert(static_cast<int>(Outcome::kMemoryLimit) ==
-              static_cast<int>(schema::Outcome::memory_limit));
-static_assert(static_cast<int>(Outcome::kInternal) == static_cast<int>(schema::Outcome::internal));
-static_assert(static_cast<int>(Outcome::kBadAnswer) ==
-                  static_cast<int>(schema::Outcome::bad_answer) &&
-              schema::Outcome::MAX == schema::Outcome::bad_answer);
-
 unsigned cpus() { return std::max(1u, std::thread::hardware_concurrency()); }
 
-unsigned workers_of(const Service::Options& options) {
-  return std::min(options.workers != 0 ? options.workers : cpus() * kWorkersPerCpu, kWorkersMax);
+Service::Options completed(Service::Options options) {
+  options.workers =
+      std::min(options.workers != 0 ? options.workers : cpus() * kWorkersPerCpu, kWorkersMax);
+  if (options.backend == nullptr && options.unavailable.empty()) {
+    if (auto kvm = vmm::KvmBackend::open(options.kvm_path.c_str())) {
+      options.backend = std::move(*kvm);
+    } else {
+      options.unavailable = kvm.error().message;
+    }
+  }
+  return options;
 }
 
-// What one function may take: never all workers.
+// What one function may take: never all slots.
 unsigned share_of(unsigned workers) {
   return std::max(1u, std::min(kSharePerCpu * cpus(), workers / 2));
+}
+
+Outcome outcome_of(Code code) {
+  switch (code) {
+    case Code::kInvalid:
+      return Outcome::kBadImage;
+    case Code::kUnavailable:
+      return Outcome::kUnavailable;
+    default:
+      return Outcome::kInternal;
+  }
 }
 
 }  // namespace
 
 Service::Service(const Options& options)
-    : options_(options), outbox_(options.fd), queue_(share_of(workers_of(options))) {
-  options_.workers = workers_of(options);
-  auto backend = vmm::KvmBackend::open(options_.kvm_path.c_str());
-  if (backend) {
-    backend_ = std::move(*backend);
-  } else {
-    unavailable_ = backend.error().message;
-  }
-}
+    : options_(completed(options)),
+      outbox_(options_.fd),
+      pools_({.slots = options_.workers,
+              .share = share_of(options_.workers),
+              .making_max = cpus() * kMakingPerCpu,
+              .memory_budget_bytes = options_.memory_budget_bytes,
+              .queued_calls_max = kQueuedCallsMax,
+              .queued_bytes_max = kQueuedBytesMax,
+              .answer = [this](uint64_t call,
+                               const CallResult& r) { outbox_.send(result_frame(call, r)); },
+              .stats = options_.send_stats ? std::function([this](const PoolStats& stats) {
+                outbox_.send(stats_frame(stats));
+              })
+                                           : nullptr}) {}
 
 Expected<void> Service::serve() {
-  send_hello();
-  for (unsigned i = 0; i < options_.workers; i++) workers_.emplace_back([this] { work(); });
+  bool can_run = options_.backend != nullptr;
+  outbox_.send(hello_frame(can_run ? options_.backend->name() : "none",
+                           can_run ? "" : options_.unavailable, options_.workers));
   FrameReader reader(options_.fd);
   for (;;) {
     auto frame = reader.next();
@@ -51,18 +73,6 @@ Expected<void> Service::serve() {
     if (!*frame) return {};
     if (auto handled = handle(std::move(**frame)); !handled) return handled;
   }
-}
-
-void Service::send_hello() {
-  flatbuffers::FlatBufferBuilder b(256);
-  std::string backend = backend_ ? backend_->name() : "none";
-  auto version = b.CreateString(SLUICE_VERSION);
-  auto name = b.CreateString(backend);
-  flatbuffers::Offset<flatbuffers::String> why;
-  if (!backend_) why = b.CreateString(unavailable_);
-  auto hello = schema::CreateHello(b, version, name, why, options_.workers);
-  b.Finish(schema::CreateFromExecutor(b, schema::Event::Hello, hello.Union()));
-  outbox_.send(b.Release());
 }
 
 Expected<void> Service::handle(std::vector<uint8_t> frame) {
@@ -79,7 +89,7 @@ Expected<void> Service::handle(std::vector<uint8_t> frame) {
       handle_invoke(std::move(frame), *message->command_as_Invoke());
       return {};
     case schema::Command::Unload:
-      handle_unload(message->command_as_Unload()->function());
+      pools_.unload(message->command_as_Unload()->function());
       return {};
     default:
       return fail(Code::kCorrupt, "a command that this executor does not know");
@@ -87,77 +97,47 @@ Expected<void> Service::handle(std::vector<uint8_t> frame) {
 }
 
 void Service::handle_load(std::vector<uint8_t> frame, const schema::Load& load) {
-  auto function = std::make_shared<Function>();
-  function->id = load.function();
-  function->name = load.name()->str();
-  {
-    std::lock_guard lock(mutex_);
-    // Loading a number again replaces it, as after an Unload.
-    if (auto old = functions_.find(function->id); old != functions_.end()) {
-      old->second->unloaded = true;
-      unloads_++;
-    }
-    functions_[function->id] = function;
-  }
-  push(LoadJob{std::move(function), std::move(frame), &load});
+  std::string owner = load.owner() != nullptr ? load.owner()->str() : "";
+  uint64_t number = load.function();
+  Function* function = pools_.add(number, owner, load.concurrency());
+  size_t bytes = frame.size();
+  loader_.push(owner, bytes, [this, function, number, &load, kept = std::move(frame)] {
+    this->load(function, number, load);
+  });
 }
 
 void Service::handle_invoke(std::vector<uint8_t> frame, const schema::Invoke& invoke) {
+  uint64_t function = invoke.function();
   Call call;
   call.id = invoke.call();
   if (const auto* input = invoke.input()) call.input = {input->data(), input->size()};
-  std::shared_ptr<Function> function;
-  {
-    std::lock_guard lock(mutex_);
-    auto found = functions_.find(invoke.function());
-    if (found != functions_.end()) function = found->second;
-    if (function && function->state == Function::State::kLoading) {
-      call.frame = std::move(frame);
-      function->waiting.push_back(std::move(call));
-      return;
-    }
-  }
-  if (!function) {
-    return send_failure(
-        call.id, Outcome::kInternal,
-        "function " + std::to_string(invoke.function()) + " is not loaded in this executor");
-  }
-  if (function->state == Function::State::kFailed) {
-    return send_failure(call.id, function->failure, function->message);
-  }
   call.frame = std::move(frame);
-  push(CallJob{std::move(function), std::move(call)});
+  pools_.invoke(function, std::move(call));
 }
 
-void Service::handle_unload(uint64_t id) {
-  std::lock_guard lock(mutex_);
-  auto found = functions_.find(id);
-  if (found == functions_.end()) return;
-  found->second->unloaded = true;
-  functions_.erase(found);
-  unloads_++;
-  jobs_.notify_all();
-}
-
-uint64_t Service::function_of(const Job& job) {
-  return std::visit([](const auto& j) { return j.function->id; }, job);
-}
-
-size_t Service::bytes_of(const Job& job) {
-  const auto* to_load = std::get_if<LoadJob>(&job);
-  return to_load != nullptr ? to_load->frame.size() : std::get<CallJob>(job).call.frame.size();
-}
-
-void Service::push(Job job) {
-  std::unique_lock lock(mutex_);
-  room_.wait(lock,
-             [this] { return queue_.size() < kQueuedCallsMax && queued_bytes_ < kQueuedBytesMax; });
-  queued_bytes_ += bytes_of(job);
-  uint64_t function = function_of(job);
-  queue_.push(function, std::move(job));
-  bool wake = queue_.runnable();
-  lock.unlock();
-  if (wake) jobs_.notify_one();
+void Service::load(Function* function, uint64_t number, const schema::Load& load) {
+  SteadyClock clock;
+  int64_t start_ns = clock.now_ns();
+  Program program = program_of(load);
+  Limits limits = limits_of(*load.limits());
+  Expected<std::shared_ptr<const Image>> image;
+  if (options_.backend != nullptr) {
+    image = options_.backend->load(program, limits);
+  } else if (auto checked = vmm::check_program(program, limits); !checked) {
+    image = std::unexpected(checked.error());
+  } else {
+    image = fail(Code::kUnavailable, options_.unavailable);
+  }
+  auto load_us = static_cast<uint64_t>((clock.now_ns() - start_ns) / 1000);
+  // Before the results of calls that wait for it.
+  if (image) {
+    outbox_.send(loaded_frame(number, image->get(), Outcome::kOk, (*image)->warning(), load_us));
+    pools_.loaded(function, std::move(*image));
+  } else {
+    Outcome outcome = outcome_of(image.error().code);
+    outbox_.send(loaded_frame(number, nullptr, outcome, image.error().message, load_us));
+    pools_.failed(function, outcome, image.error().message);
+  }
 }
 
 }  // namespace sluice::executor

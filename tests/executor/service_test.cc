@@ -300,6 +300,48 @@ TEST(Service, CallsMayFollowTheirLoadAtOnce) {
   }
 }
 
+TEST(Service, CallsThatWereAcceptedEndBeforeTheirFunctionGoes) {
+  Executor executor;
+  executor.start();
+  executor.load_ok(1, "echo");
+  constexpr uint64_t kCalls = 200;
+  for (uint64_t i = 0; i < kCalls; i++) executor.invoke(i, 1, "x" + std::to_string(i));
+  executor.unload(1);
+  executor.invoke(kCalls, 1, "too late");
+  std::set<uint64_t> answered;
+  for (uint64_t i = 0; i <= kCalls; i++) {
+    Answer answer = executor.receive();
+    ASSERT_NE(answer.result(), nullptr);
+    uint64_t call = answer.result()->call();
+    EXPECT_TRUE(answered.insert(call).second);
+    EXPECT_EQ(answer.result()->outcome(),
+              call == kCalls ? schema::Outcome::internal : schema::Outcome::ok);
+    EXPECT_EQ(text_of(answer.result()->output()), call == kCalls ? "" : "x" + std::to_string(call));
+  }
+}
+
+TEST(Service, ANewVersionTakesNoCallsFromTheOld) {
+  Executor executor;
+  executor.start();
+  executor.load_ok(1, "echo");
+  for (uint64_t i = 0; i < 100; i++) executor.invoke(i, 1, "x");
+  executor.load(1, guest("empty"));
+  for (uint64_t i = 100; i < 200; i++) executor.invoke(i, 1, "x");
+  int loaded = 0;
+  std::map<uint64_t, std::string> outputs;
+  while (loaded + outputs.size() < 201) {
+    Answer answer = executor.receive();
+    ASSERT_NE(answer.message, nullptr);
+    if (const auto* result = answer.result()) {
+      EXPECT_EQ(result->outcome(), schema::Outcome::ok);
+      EXPECT_TRUE(outputs.emplace(result->call(), text_of(result->output())).second);
+    } else {
+      loaded++;
+    }
+  }
+  for (const auto& [call, output] : outputs) EXPECT_EQ(output, call < 100 ? "x" : "") << call;
+}
+
 TEST(Service, AHostileFunctionDoesNotDisturbTheOthers) {
   Executor executor;
   executor.start();
