@@ -8,6 +8,7 @@
 #include <linux/kvm.h>
 
 #include "base/error.h"
+#include "executor/contract/backend.h"
 #include "executor/vmm/address_space.h"
 #include "executor/vmm/boot.h"
 #include "executor/vmm/clock.h"
@@ -55,6 +56,9 @@ class Guest {
   Syscall pending_call() const { return pending_; }
   CpuState cpu_state();
 
+  // What is given away while the program sleeps; null: nothing.
+  void use_slot(executor::Slot* slot) { slot_ = slot; }
+
   // Ends `ram` without the rest; the guest can not be used any more.
   static std::unique_ptr<GuestRam> release_ram(std::unique_ptr<Guest> guest);
 
@@ -73,6 +77,7 @@ class Guest {
   bool start_thread(Stop& stop);
   bool next_thread(Stop& stop, Watchdog& watchdog);
   bool wait_for_turn(Stop& stop);
+  void sleep_until(int64_t until_ns);
   bool preempt(Stop& stop, Watchdog& watchdog);
   void set_next_stop(Watchdog& watchdog);
   Expected<void> save_thread(Thread& thread);
@@ -88,6 +93,7 @@ class Guest {
   Kernel kernel_;
   std::unique_ptr<VirtualMachine> vm_;
   Syscall pending_{};
+  executor::Slot* slot_ = nullptr;
   std::optional<uint64_t> tsc_offset_;  // none: programs ask for the time by system call
   // Of the present run; the second is on the thread's CPU clock, 0 for none.
   int64_t deadline_ns_ = 0;

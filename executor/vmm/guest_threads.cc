@@ -96,6 +96,14 @@ bool Guest::next_thread(Stop& stop, Watchdog& watchdog) {
   }
 }
 
+void Guest::sleep_until(int64_t until_ns) {
+  bool give_away = slot_ != nullptr && until_ns - now_ns() >= kSleepWorthASlotNs;
+  if (give_away) slot_->release();
+  timespec t{until_ns / 1'000'000'000, until_ns % 1'000'000'000};
+  while (now_ns() < until_ns) clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr);
+  if (give_away) slot_->acquire(deadline_ns_);
+}
+
 // Makes a thread that can run the current one; waits for it, until the deadline. Returns whether
 // there is one.
 bool Guest::wait_for_turn(Stop& stop) {
@@ -103,9 +111,7 @@ bool Guest::wait_for_turn(Stop& stop) {
   while (!kernel_.edit_threads().pick(now_ns())) {
     waited = true;
     auto at = kernel_.threads().earliest_wake_ns();
-    int64_t until = std::min(at.value_or(deadline_ns_), deadline_ns_);
-    timespec t{until / 1'000'000'000, until % 1'000'000'000};
-    while (now_ns() < until) clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, nullptr);
+    sleep_until(std::min(at.value_or(deadline_ns_), deadline_ns_));
     if (now_ns() >= deadline_ns_) {
       time_out(stop);
       return false;

@@ -39,6 +39,8 @@ inline constexpr uint32_t kTimeoutMsMax = 24u * 3600 * 1000;
 // How long a thread runs while others could.
 inline constexpr int64_t kTurnNs = 2'000'000;
 inline constexpr uint32_t kThreadsMax = 4096;
+// A shorter sleep keeps its run slot.
+inline constexpr int64_t kSleepWorthASlotNs = 1'000'000;
 
 // What one system call may make the host do.
 inline constexpr uint64_t kTransferBytesMax = 64ull << 20;  // longer reads and writes end short

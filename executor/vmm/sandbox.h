@@ -24,6 +24,7 @@ class Sandbox : public executor::Sandbox {
   CallResult call(std::span<const uint8_t> input) override;
   bool ready() const override { return ready_; }
   uint64_t memory_bytes() const override;
+  void use_slot(executor::Slot* slot) override { guest_->use_slot(slot); }
   // Pages that are copied back after every call.
   uint32_t hot_pages() const { return reset_->hot_pages(); }
 
