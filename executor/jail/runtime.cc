@@ -3,6 +3,9 @@
 #include <cstdlib>
 #include <thread>
 
+#include <malloc.h>
+#include <sched.h>
+
 namespace sluice::executor::jail {
 namespace {
 
@@ -10,12 +13,22 @@ namespace {
 // a mapping of their own (M_MMAP_THRESHOLD).
 constexpr int kBlocks = 4;
 constexpr size_t kBlockBytes = 100'000;
+constexpr int kArenasPerCpu = 8;
+
+int cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
 
 }  // namespace
 
 void prepare_runtime() {
-  // glibc reads /proc/sys/vm/overcommit_memory when it first shrinks a thread's arena, and asks how
-  // many CPUs there are when it makes one; the first thread of all sets up signal handlers.
+  // Left to itself, glibc counts the CPUs by a file under /sys when it makes the ninth arena; this
+  // is the number that it would come to.
+  mallopt(M_ARENA_MAX, kArenasPerCpu * cpus());
+  // It reads /proc/sys/vm/overcommit_memory when it first shrinks a thread's arena; and the first
+  // thread of all sets up signal handlers.
   std::thread([] {
     void* blocks[kBlocks];
     for (void*& block : blocks) block = std::malloc(kBlockBytes);
