@@ -81,7 +81,8 @@ int main(int argc, char** argv) {
                  "calls at the same time (0: four for each CPU)")
       ->check(CLI::Range(0u, sluice::executor::kWorkersMax));
   app.add_option("--memory-budget", settings.memory_budget_bytes,
-                 "bytes of memory for sandboxes (0: no budget)");
+                 "bytes of memory for sandboxes (0: no budget)")
+      ->check(CLI::NonNegativeNumber);
   app.add_option("--kvm", settings.service.kvm_path, "the KVM device");
   app.add_option("--user", settings.jail.user, "the user to become, where root starts it")
       ->check(CLI::Range(uid_t{1}, jail::kUserIdMax));
