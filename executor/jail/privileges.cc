@@ -96,7 +96,7 @@ std::vector<std::string> kept_identity() {
   groups.resize(static_cast<size_t>(std::max(0, count)));
   std::erase(groups, getegid());
   if (!groups.empty()) {
-    kept.push_back(std::to_string(groups.size()) + " further groups of its user kept");
+    kept.push_back("still in " + std::to_string(groups.size()) + " further groups of its user");
   }
   return kept;
 }

@@ -149,7 +149,8 @@ const Attack kAttacks[] = {
     {"ioctl_kvm_run_and_more", [](int) { syscall(SYS_ioctl, world.kvm, KVM_RUN | 1ull << 32, 0); }},
     // Code of its own.
     {"mprotect_exec", [](int) { mprotect(world.page, 4096, PROT_READ | PROT_EXEC); }},
-    {"pkey_mprotect_exec", [](int) { pkey_mprotect(world.page, 4096, PROT_EXEC, -1); }},
+    {"pkey_mprotect_exec",
+     [](int) { syscall(SYS_pkey_mprotect, world.page, 4096, PROT_EXEC, -1); }},
     {"mmap_exec", [](int) { new_page(PROT_READ | PROT_EXEC); }},
     {"mmap_exec_of_memfd",
      [](int) {

@@ -33,9 +33,9 @@ void drop_capability(int capability) {
 
 void turn_into(As as) {
   if (as == As::kContainerRoot) drop_capability(CAP_SYS_ADMIN);
+  gid_t group = kOrdinaryUser + 1;
+  if (geteuid() == 0) CHECK(setgroups(1, &group) == 0);
   if ((as == As::kUser || as == As::kUserNoNamespace) && geteuid() == 0) {
-    gid_t group = kOrdinaryUser + 1;
-    CHECK(setgroups(1, &group) == 0);
     CHECK(setresgid(kOrdinaryUser, kOrdinaryUser, kOrdinaryUser) == 0);
     CHECK(setresuid(kOrdinaryUser, kOrdinaryUser, kOrdinaryUser) == 0);
   }

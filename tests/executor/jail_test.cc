@@ -13,7 +13,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <linux/capability.h>
+#include <poll.h>
 #include <sched.h>
 #include <seccomp.h>
 #include <sys/mman.h>
@@ -77,6 +77,9 @@ TEST_P(Jail, SaysWhatCouldNotBeHad) {
       break;
     case As::kUser:
       EXPECT_EQ(missing.rfind("no user of its own (not started by root)", 0), 0u) << missing;
+      if (geteuid() == 0) {
+        EXPECT_NE(missing.find("; still in 1 further groups"), std::string::npos) << missing;
+      }
       break;
     default:
       EXPECT_EQ(missing.rfind("no namespaces and no empty root directory (a user namespace: "
@@ -175,11 +178,9 @@ TEST_P(Jail, EndsWithItsParent) {
     _exit(prisoner->missing().rfind("error", 0) == 0 ? 1 : 0);
   }
   close(ends[1]);
-  // The prisoner holds the pipe's other end until it is gone.
-  alarm(30);
-  char byte;
-  EXPECT_EQ(read(ends[0], &byte, 1), 0);
-  alarm(0);
+  // The prisoner holds the pipe's other end until it is gone; its own alarm comes later than this.
+  pollfd gone = {ends[0], POLLIN, 0};
+  EXPECT_EQ(poll(&gone, 1, 5000), 1);
   close(ends[0]);
   int status = 0;
   waitpid(between, &status, 0);
