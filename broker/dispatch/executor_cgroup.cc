@@ -121,7 +121,10 @@ Expected<CgroupPlace> find_cgroup(std::string_view mountinfo, std::string_view c
     if (root != "/") {
       if (!path.starts_with(root)) continue;
       rest = path.substr(root.size());
+      if (!rest.empty() && rest[0] != '/') continue;
     }
+    // Outside of what this mount, or our namespace, shows.
+    if (rest.find("/..") != std::string::npos) continue;
     while (rest.ends_with('/')) rest.pop_back();
     return CgroupPlace{words[4] + rest, !in_version1};
   }

@@ -16,14 +16,16 @@ std::vector<Rule> sanitizer_rules() {
       {SCMP_SYS(readlink), {}, none},
       {SCMP_SYS(stat), {}, none},
       {SCMP_SYS(newfstatat), {}, none},
-      // Each thread's stack for signal handlers, and its limits.
+      // Whether a pointer can be read: by writing what it points to into a pipe.
+      {SCMP_SYS(pipe)},
+      {SCMP_SYS(pipe2)},
+      {SCMP_SYS(write)},
+      // Each thread's stack, its attributes and its stack for signal handlers.
+      {SCMP_SYS(sched_getaffinity)},
       {SCMP_SYS(sigaltstack)},
       {SCMP_SYS(prlimit64), {{2, SCMP_CMP_EQ, 0, 0}}},
-      // How much memory there is; whether a pointer can be read, tried through a pipe.
+      // How much memory is in use; colours in reports.
       {SCMP_SYS(getrusage)},
-      {SCMP_SYS(pipe2), {}, none},
-      {SCMP_SYS(gettimeofday)},
-      {SCMP_SYS(getppid)},
       {SCMP_SYS(ioctl), {{1, SCMP_CMP_EQ, 0x5401 /* TCGETS */, 0}}},
   };
 }

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <ctime>
+#include <set>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -21,7 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/check.h"
+#include "executor/jail/rules.h"
 #include "tests/executor/jail_harness.h"
 
 namespace sluice::executor::jail {
@@ -190,7 +191,12 @@ TEST_P(JailAttack, IsItsEnd) {
   const auto& [as, attack] = GetParam();
   Prisoner prisoner(as, [attempt = attack.attempt](int socket) { attempt(socket); });
   ASSERT_NE(prisoner.missing().rfind("error", 0), 0u) << prisoner.missing();
-  EXPECT_EQ(prisoner.end(), "signal " + std::to_string(SIGSYS));
+  // Not so in what ships: a sanitizer's runtime looks for files and is told that there are none,
+  // writes into pipes and asks about its threads.
+  static const std::set<std::string> kOfSanitizers = {"open", "openat", "openat_of_nothing",
+                                                      "write_elsewhere", "affinity_of_another"};
+  bool harmless = !sanitizer_rules().empty() && kOfSanitizers.contains(attack.name);
+  EXPECT_EQ(prisoner.end(), harmless ? "exit 0" : "signal " + std::to_string(SIGSYS));
 }
 
 INSTANTIATE_TEST_SUITE_P(Each, JailAttack,

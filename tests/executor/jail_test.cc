@@ -320,7 +320,6 @@ TEST(JailFilter, KillsEachSystemCallThatIsNotOnTheList) {
   for (const auto& list : {rules(3), sanitizer_rules()}) {
     for (const Rule& rule : list) listed.insert(rule.system_call);
   }
-  EXPECT_LT(listed.size(), 50u);
   for (int number = 0; number < 480; number++) {
     if (listed.contains(number)) continue;
     // uretprobe and uprobe, which the kernel asks no filter about: only its own trampolines, which
