@@ -18,6 +18,8 @@ Expected<std::vector<std::string>> enter(const Options& options) {
   auto note = [&missing](std::vector<std::string> more) {
     std::move(more.begin(), more.end(), std::back_inserter(missing));
   };
+  // Ids, capabilities and most namespaces are a thread's own: another one would stay outside.
+  if (has_threads()) return fail(Code::kInternal, "the jail is entered with more than one thread");
   pid_t parent = getppid();
   bool root = geteuid() == 0;
   bool private_count = false;  // of this user's threads

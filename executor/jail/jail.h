@@ -25,7 +25,8 @@ struct Options {
 //
 // Returns what this system did not allow, a clause each, such as "no network namespace (Operation
 // not permitted)"; empty when all of the jail is there. Errors: kUnavailable when there is no
-// seccomp filter, or root's rights can not be given up; the process must not go on then.
+// seccomp filter, or root's rights can not be given up; kInternal when there are other threads. The
+// process must not go on then.
 Expected<std::vector<std::string>> enter(const Options& options);
 
 }  // namespace sluice::executor::jail

@@ -2,6 +2,8 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <iterator>
 
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -48,6 +50,15 @@ bool empty_root() {
 }
 
 }  // namespace
+
+bool has_threads() {
+  // Nothing is done by it; it is an error with more than one thread.
+  if (unshare(CLONE_THREAD) == 0) return false;
+  if (errno == EINVAL) return true;
+  std::error_code error;  // unshare itself is refused
+  std::filesystem::directory_iterator tasks("/proc/self/task", error);
+  return !error && std::distance(tasks, {}) > 1;
+}
 
 bool can_administrate() { return has_capability(CAP_SYS_ADMIN); }
 

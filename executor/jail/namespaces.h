@@ -10,6 +10,9 @@
 // Namespaces, and a root directory with nothing in it.
 namespace sluice::executor::jail {
 
+// Whether this process has other threads than the calling one.
+bool has_threads();
+
 // Whether namespaces can be made without a user namespace (CAP_SYS_ADMIN).
 bool can_administrate();
 

@@ -37,7 +37,9 @@ scmp_arg_cmp masked(Argument argument, uint64_t mask, uint64_t value) {
 // otherwise; spelled out as vmm/kvm.cc does.
 constexpr uint64_t kKvmSetCpuid2 = 0x4008ae90;
 constexpr uint64_t kKvmSetMsrs = 0x4008ae89;
+constexpr uint64_t kKvmGetMsrs = 0xc008ae88;
 constexpr uint64_t kKvmGetXsave = 0x9000aea4;
+constexpr uint64_t kKvmSetXsave = 0x5000aea5;
 
 constexpr uint64_t kThreadFlags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD |
                                   CLONE_SYSVSEM | CLONE_SETTLS | CLONE_PARENT_SETTID |
@@ -66,6 +68,8 @@ void add_kvm(std::vector<Rule>& list) {
            kKvmSetMsrs,                                        // where `syscall` leads
            static_cast<uint64_t>(KVM_SET_XCRS),                // whether there is AVX
            kKvmGetXsave,                                       // snapshot of the FPU
+           kKvmSetXsave,                                       // and back
+           kKvmGetMsrs,                                        // the guest's time stamp counter
        }) {
     list.push_back({SCMP_SYS(ioctl), {equals(1, request)}});
   }

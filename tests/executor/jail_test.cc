@@ -90,6 +90,17 @@ TEST_P(Jail, SaysWhatCouldNotBeHad) {
   }
 }
 
+TEST_P(Jail, IsNotEnteredByOneThreadOfSeveral) {
+  Prisoner prisoner(
+      GetParam(), [](int) {},
+      [] {
+        std::thread([] {
+          for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
+        }).detach();
+      });
+  EXPECT_EQ(prisoner.missing(), "error: the jail is entered with more than one thread");
+}
+
 TEST_P(Jail, HasNoRightsAndNoWayToNewOnes) {
   Prisoner prisoner(GetParam(), wait_for_end);
   prisoner.missing();
