@@ -89,6 +89,8 @@ int main(int argc, char** argv) {
   app.add_flag("--no-jail", settings.no_jail, "for debugging: keep all rights and see all files");
   CLI11_PARSE(app, argc, argv);
   settings.jail.socket_fd = settings.service.fd;
+  settings.jail.sandboxes =
+      settings.sandbox == "kvm" ? jail::Sandboxes::kKvm : jail::Sandboxes::kProcesses;
 
   close_inherited(settings.service.fd);
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);

@@ -19,7 +19,7 @@ std::unexpected<Error> refuse(const char* what, int status) {
 
 }  // namespace
 
-Expected<void> install_filter(int socket_fd) {
+Expected<void> install_filter(int socket_fd, Sandboxes sandboxes) {
   std::unique_ptr<void, void (*)(void*)> filter(seccomp_init(SCMP_ACT_KILL_PROCESS),
                                                 seccomp_release);
   if (filter == nullptr) return refuse("making it", -ENOMEM);
@@ -28,7 +28,7 @@ Expected<void> install_filter(int socket_fd) {
   if (status != 0) return refuse("calls of other architectures", status);
   status = seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1);
   if (status != 0) return refuse("for all threads", status);
-  for (const auto& list : {rules(socket_fd), sanitizer_rules()}) {
+  for (const auto& list : {rules(socket_fd, sandboxes), sanitizer_rules()}) {
     for (const Rule& rule : list) {
       status = seccomp_rule_add_array(filter.get(), rule.action, rule.system_call,
                                       static_cast<unsigned>(rule.conditions.size()),

@@ -54,7 +54,8 @@ Expected<std::vector<std::string>> enter(const Options& options) {
     return fail(Code::kUnavailable, "the broker has ended");
   }
   prepare_runtime();
-  if (auto done = install_filter(options.socket_fd); !done) return std::unexpected(done.error());
+  if (auto done = install_filter(options.socket_fd, options.sandboxes); !done)
+    return std::unexpected(done.error());
   return missing;
 }
 

@@ -7,14 +7,16 @@
 
 #include "base/error.h"
 #include "executor/jail/limits.h"
+#include "executor/jail/rules.h"
 
 // The jail of the executor's process: what a hostile program that has broken out of its sandbox,
 // and runs as the executor, still can not do. README.md has the whole list.
 namespace sluice::executor::jail {
 
 struct Options {
-  // The broker's socket: the only descriptor that may be read and sent on.
+  // The broker's socket: with KVM's sandboxes the only descriptor that may be read and sent on.
   int socket_fd = 3;
+  Sandboxes sandboxes = Sandboxes::kKvm;
   // The user and the group to become, where root starts it.
   uid_t user = kUserId;
 };

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -180,11 +181,35 @@ void add_time_and_signals(std::vector<Rule>& list) {
             });
 }
 
+// Processes as sandboxes: what talking to them takes, by sockets and memory files that are handed
+// on. They are started by a process outside of this jail (executor/process).
+void add_processes(std::vector<Rule>& list) {
+  add(list, {
+                // A pair for each sandbox. Of this kind only: no address leads out of it.
+                {SCMP_SYS(socketpair), {equals(0, AF_UNIX)}},
+                {SCMP_SYS(sendmsg)},
+                {SCMP_SYS(recvmsg)},
+                {SCMP_SYS(read)},
+                {SCMP_SYS(write)},
+                {SCMP_SYS(poll)},
+                {SCMP_SYS(ppoll)},
+                {SCMP_SYS(fcntl), {equals(1, F_SETFL)}},
+                // A memory file that its receiver may only read.
+                {SCMP_SYS(fchmod)},
+                // The end of the process that starts them.
+                {SCMP_SYS(wait4)},
+            });
+}
+
 }  // namespace
 
-std::vector<Rule> rules(int socket_fd) {
+std::vector<Rule> rules(int socket_fd, Sandboxes sandboxes) {
   std::vector<Rule> list;
-  add_kvm(list);
+  if (sandboxes == Sandboxes::kKvm) {
+    add_kvm(list);
+  } else {
+    add_processes(list);
+  }
   add_descriptors(list, socket_fd);
   add_memory(list);
   add_threads(list);

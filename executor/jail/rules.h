@@ -8,6 +8,9 @@
 // The allow-list, as values.
 namespace sluice::executor::jail {
 
+// What functions run in.
+enum class Sandboxes { kKvm, kProcesses };
+
 struct Rule {
   int system_call;
   // All of them must hold; several rules for one system call: one of them. The kernel sees 32 bits
@@ -16,8 +19,8 @@ struct Rule {
   uint32_t action = SCMP_ACT_ALLOW;
 };
 
-// What the KVM sandboxes' executor calls once it serves.
-std::vector<Rule> rules(int socket_fd);
+// What the executor of such sandboxes calls once it serves.
+std::vector<Rule> rules(int socket_fd, Sandboxes sandboxes = Sandboxes::kKvm);
 
 // What a sanitizer's runtime calls besides; empty in a build without (rules_sanitizer.cc is no part
 // of it then).

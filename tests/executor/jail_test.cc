@@ -13,13 +13,17 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/kvm.h>
 #include <poll.h>
 #include <sched.h>
 #include <seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "executor/jail/filter.h"
@@ -325,6 +329,36 @@ TEST(JailOnOtherKernels, RootThatCanNotBeGivenUpIsNotTakenIn) {
 }
 
 // --- every number there is ---
+
+TEST(JailFilter, ForProcessesItHasSocketPairsAndNoKvm) {
+  auto end_of = [](void (*attempt)()) {
+    pid_t pid = fork();
+    if (pid == 0) {
+      if (!install_filter(3, Sandboxes::kProcesses)) _exit(2);
+      attempt();
+      _exit(0);
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(pid, &status, 0), pid);
+    return WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
+  };
+  EXPECT_EQ(end_of([] {
+              int ends[2];
+              char byte = 'x';
+              if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) _exit(3);
+              send_text(ends[0], "x");
+              iovec part = {&byte, 1};
+              msghdr message = {};
+              message.msg_iov = &part;
+              message.msg_iovlen = 1;
+              if (recvmsg(ends[1], &message, 0) != 1) _exit(4);
+            }),
+            0);
+  EXPECT_EQ(end_of([] { ioctl(0, KVM_RUN, 0); }), SIGSYS);
+  EXPECT_EQ(end_of([] { syscall(SYS_socketpair, AF_INET, SOCK_STREAM, 0, nullptr); }), SIGSYS);
+  EXPECT_EQ(end_of([] { syscall(SYS_socket, AF_UNIX, SOCK_STREAM, 0); }), SIGSYS);
+  EXPECT_EQ(end_of([] { syscall(SYS_execve, "/bin/sh", nullptr, nullptr); }), SIGSYS);
+}
 
 TEST(JailFilter, KillsEachSystemCallThatIsNotOnTheList) {
   std::set<int> listed;
