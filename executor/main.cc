@@ -1,7 +1,9 @@
 // sluice-executor: runs functions for the broker that started it, over a socket it inherits.
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdio>
+#include <string>
 
 #include <CLI/CLI.hpp>
 #include <signal.h>
@@ -9,10 +11,21 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "executor/jail/jail.h"
 #include "executor/service/limits.h"
 #include "executor/service/service.h"
 
 namespace {
+
+namespace jail = sluice::executor::jail;
+
+struct Settings {
+  sluice::executor::Service::Options service;
+  jail::Options jail;
+  std::string sandbox = "kvm";
+  uint64_t memory_budget_bytes = 0;  // 0: no budget; Service::Options takes it once it can
+  bool no_jail = false;
+};
 
 // A sandbox takes a few descriptors; the usual soft limit of 1024 is soon reached.
 void raise_descriptor_limit() {
@@ -30,25 +43,65 @@ void close_inherited(int keep_fd) {
   close_range(std::max(keep, 2u) + 1, ~0u, 0);
 }
 
+// Each a line of its own on stderr, which the broker logs.
+bool enter_jail(const Settings& settings) {
+  if (settings.no_jail) {
+    std::fprintf(
+        stderr,
+        "sluice-executor: NO JAIL (--no-jail): a program that breaks out of its sandbox has "
+        "all rights of user %u; for debugging only\n",
+        geteuid());
+    return true;
+  }
+  auto missing = jail::enter(settings.jail);
+  if (!missing) {
+    std::fprintf(stderr, "sluice-executor: no jail, so no functions: %s\n",
+                 missing.error().message.c_str());
+    return false;
+  }
+  std::string list;
+  for (const std::string& clause : *missing) list += (list.empty() ? "" : "; ") + clause;
+  if (!list.empty()) {
+    std::fprintf(stderr, "sluice-executor: the jail is weaker than it can be: %s\n", list.c_str());
+  }
+  return true;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  sluice::executor::Service::Options options;
-  CLI::App app("Runs functions in KVM sandboxes; started by sluiced.");
+  Settings settings;
+  CLI::App app("Runs functions in sandboxes; started by sluiced.");
   app.set_version_flag("--version", SLUICE_VERSION);
-  app.add_option("--fd", options.fd, "the connected socket")->check(CLI::Range(0, 1 << 20));
-  app.add_option("--workers", options.workers, "calls at the same time (0: four for each CPU)")
+  app.add_option("--fd", settings.service.fd, "the connected socket")
+      ->check(CLI::Range(3, 1 << 20));
+  app.add_option("--sandbox", settings.sandbox, "what functions run in: kvm")
+      ->check(CLI::IsMember({"kvm"}));  // the place of `process`
+  app.add_option("--workers", settings.service.workers,
+                 "calls at the same time (0: four for each CPU)")
       ->check(CLI::Range(0u, sluice::executor::kWorkersMax));
-  app.add_option("--kvm", options.kvm_path, "the KVM device");
+  app.add_option("--memory-budget", settings.memory_budget_bytes,
+                 "bytes of memory for sandboxes (0: no budget)")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--kvm", settings.service.kvm_path, "the KVM device");
+  app.add_option("--user", settings.jail.user, "the user to become, where root starts it")
+      ->check(CLI::Range(uid_t{1}, jail::kUserIdMax));
+  app.add_flag("--no-jail", settings.no_jail, "for debugging: keep all rights and see all files");
   CLI11_PARSE(app, argc, argv);
+  settings.jail.socket_fd = settings.service.fd;
+  settings.jail.sandboxes =
+      settings.sandbox == "kvm" ? jail::Sandboxes::kKvm : jail::Sandboxes::kProcesses;
 
-  close_inherited(options.fd);
+  close_inherited(settings.service.fd);
   prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  prctl(PR_SET_PDEATHSIG, SIGKILL);  // until the jail sets it again
   signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
 
-  sluice::executor::Service service(options);
+  // In this order: all that is opened before the jail; all threads, and all that comes from
+  // outside, within.
+  sluice::executor::Service service(settings.service);
+  if (!enter_jail(settings)) _exit(1);
   auto served = service.serve();
   if (!served) std::fprintf(stderr, "sluice-executor: %s\n", served.error().message.c_str());
   // Calls that still run have nobody left to answer to.

@@ -27,6 +27,20 @@ std::string bytes_of(const flatbuffers::Vector<uint8_t>* bytes) {
   return {reinterpret_cast<const char*>(bytes->data()), bytes->size()};
 }
 
+// What the broker was started with may hold secrets, and is nothing to an executor; but for a
+// sanitizer's options.
+std::vector<char*> executor_environment() {
+  std::vector<char*> kept;
+  for (char** entry = environ; *entry != nullptr; entry++) {
+    std::string_view text = *entry;
+    for (std::string_view name : {"ASAN_OPTIONS=", "TSAN_OPTIONS=", "UBSAN_OPTIONS="}) {
+      if (text.starts_with(name)) kept.push_back(*entry);
+    }
+  }
+  kept.push_back(nullptr);
+  return kept;
+}
+
 }  // namespace
 
 Executor::Executor(uv_loop_t* loop, std::string program, net::FlushList& flushes,
@@ -64,30 +78,18 @@ void Executor::spawn() {
     failed_to_start(std::strerror(errno));
     return;
   }
-  uv_stdio_container_t stdio[kSocketFd + 1] = {};
-  stdio[0].flags = UV_IGNORE;
-  for (int fd : {1, 2}) {
-    stdio[fd].flags = UV_INHERIT_FD;
-    stdio[fd].data.fd = STDERR_FILENO;
+  int log_fd = -1;
+  auto log = ExecutorLog::open(loop_, flushes_, log_fd);
+  if (!log) {
+    close(sockets[0]);
+    close(sockets[1]);
+    failed_to_start(log.error().message);
+    return;
   }
-  stdio[kSocketFd].flags = UV_INHERIT_FD;
-  stdio[kSocketFd].data.fd = sockets[1];
-  char* args[] = {const_cast<char*>("sluice-executor"), nullptr};
-  uv_process_options_t options{};
-  options.file = program_.c_str();
-  options.args = args;
-  options.stdio = stdio;
-  options.stdio_count = kSocketFd + 1;
-  options.exit_cb = [](uv_process_t* process, int64_t status, int signal) {
-    auto* self = static_cast<Executor*>(process->data);
-    uv_close(reinterpret_cast<uv_handle_t*>(process),
-             [](uv_handle_t* handle) { delete reinterpret_cast<uv_process_t*>(handle); });
-    if (self != nullptr) self->exited(status, signal);
-  };
-  process_ = new uv_process_t;
-  process_->data = this;
-  int status = uv_spawn(loop_, process_, &options);
+  log_ = std::move(*log);
+  int status = spawn_process(sockets[1], log_fd);
   close(sockets[1]);
+  close(log_fd);
   if (status != 0) {
     close(sockets[0]);
     uv_close(reinterpret_cast<uv_handle_t*>(process_),
@@ -96,6 +98,7 @@ void Executor::spawn() {
     failed_to_start(uv_strerror(status));
     return;
   }
+  limit_resources();
   auto stream = net::Stream::adopt_unix(loop_, sockets[0], flushes_);
   if (!stream) {
     close(sockets[0]);
@@ -113,6 +116,45 @@ void Executor::spawn() {
                   .on_drained = nullptr});
 }
 
+int Executor::spawn_process(int socket_fd, int log_fd) {
+  uv_stdio_container_t stdio[kSocketFd + 1] = {};
+  stdio[0].flags = UV_IGNORE;
+  for (int fd : {1, 2}) {
+    stdio[fd].flags = UV_INHERIT_FD;
+    stdio[fd].data.fd = log_fd;
+  }
+  stdio[kSocketFd].flags = UV_INHERIT_FD;
+  stdio[kSocketFd].data.fd = socket_fd;
+  char* args[] = {const_cast<char*>("sluice-executor"), nullptr};
+  auto environment = executor_environment();
+  uv_process_options_t options{};
+  options.file = program_.c_str();
+  options.args = args;
+  options.env = environment.data();
+  options.stdio = stdio;
+  options.stdio_count = kSocketFd + 1;
+  options.exit_cb = [](uv_process_t* process, int64_t status, int signal) {
+    auto* self = static_cast<Executor*>(process->data);
+    uv_close(reinterpret_cast<uv_handle_t*>(process),
+             [](uv_handle_t* handle) { delete reinterpret_cast<uv_process_t*>(handle); });
+    if (self != nullptr) self->exited(status, signal);
+  };
+  process_ = new uv_process_t;
+  process_->data = this;
+  return uv_spawn(loop_, process_, &options);
+}
+
+// Before it is told anything, so before anything hostile runs in it.
+void Executor::limit_resources() {
+  auto limited = cgroup_.make(
+      {.memory_bytes = uv_get_total_memory() / kMachineMemoryParts * kExecutorMemoryParts,
+       .tasks = kExecutorTasksMax});
+  auto added = cgroup_.add(process_->pid);
+  std::string trouble = !limited ? limited.error().message : !added ? added.error().message : "";
+  if (!trouble.empty() && trouble != cgroup_trouble_) spdlog::warn("the executor: {}", trouble);
+  cgroup_trouble_ = std::move(trouble);
+}
+
 void Executor::failed_to_start(std::string_view why) {
   std::string reason = "cannot start the executor " + program_ + ": " + std::string(why);
   if (reason != reason_) spdlog::error("{}", reason);
@@ -125,7 +167,8 @@ void Executor::exited(int64_t status, int signal) {
   process_ = nullptr;
   // Before its first word: it may never get there. After: it is as good as up again.
   bool was_up = state_ != State::kStarting;
-  std::string how = signal != 0 ? "was killed by signal " + std::to_string(signal)
+  std::string how = signal != 0 ? "was killed by signal " + std::to_string(signal) +
+                                      (signal == SIGSYS ? " (it tried what its jail forbids)" : "")
                                 : "ended with status " + std::to_string(status);
   if (stopping_) {
     set_state(State::kStopped, "the broker stops");
@@ -164,11 +207,14 @@ void Executor::lose(const std::string& why) {
 void Executor::stop() {
   stopping_ = true;
   restart_timer_.stop();
+  int ended = pid();
   if (process_ != nullptr) {
     process_->data = nullptr;
     uv_process_kill(process_, SIGKILL);
     process_ = nullptr;
   }
+  cgroup_.remove(ended);
+  log_.reset();
   stream_.reset();
   calls_in_flight_.clear();
   loads_in_flight_.clear();

@@ -11,6 +11,8 @@
 #include <uv.h>
 
 #include "broker/amqp/wire.h"
+#include "broker/dispatch/executor_cgroup.h"
+#include "broker/dispatch/executor_log.h"
 #include "broker/net/handles.h"
 #include "broker/net/stream.h"
 #include "schemas/executor_generated.h"
@@ -93,6 +95,9 @@ class Executor {
 
  private:
   void spawn();
+  // The process itself; 0 or libuv's error.
+  int spawn_process(int socket_fd, int log_fd);
+  void limit_resources();
   void failed_to_start(std::string_view why);
   void exited(int64_t status, int signal);
   size_t on_data(amqp::Bytes bytes);
@@ -119,6 +124,9 @@ class Executor {
 
   uv_process_t* process_ = nullptr;  // freed in its close callback
   std::unique_ptr<net::Stream> stream_;
+  std::unique_ptr<ExecutorLog> log_;  // of the last one started, whose last words it reads
+  ExecutorCgroup cgroup_;
+  std::string cgroup_trouble_;  // as last logged
   net::Timer restart_timer_;
   uint64_t restart_after_ms_ = 0;
   uint64_t started_at_ms_ = 0;

@@ -38,6 +38,18 @@ inline constexpr uint64_t kRestartMaxMs = 5'000;
 // An executor that lived so long was healthy: the next restart is quick again.
 inline constexpr uint64_t kHealthyMs = 10'000;
 
+// What the executor writes to its log.
+inline constexpr size_t kExecutorLineMaxBytes = 1024;
+inline constexpr unsigned kExecutorLinesPerSecond = 50;
+
+// The executor's control group. Its memory: of four parts of the machine's, three; the broker and
+// all else has the rest when an executor takes what it can get.
+inline constexpr uint64_t kExecutorMemoryParts = 3;
+inline constexpr uint64_t kMachineMemoryParts = 4;
+// Its threads, and processes where it has any.
+inline constexpr uint32_t kExecutorTasksMax = 4096;
+
+static_assert(kExecutorMemoryParts < kMachineMemoryParts);
 static_assert(kImageMaxBytes < kFrameMaxBytes);
 static_assert(kInputMaxBytes <= kLargeInputsMaxBytes);
 static_assert(kLogEntryMaxBytes >= kDeadLetterLogBytes);
