@@ -97,12 +97,12 @@ void Executor::on_hello(const schema::Hello& hello) {
   std::string unavailable = text_of(hello.unavailable());
   if (unavailable.empty()) {
     spdlog::info("the executor is ready: {}, {} workers", backend_, workers_);
+    set_state(State::kRunning, "");
     if (sandbox() == "process") {
       spdlog::warn(
           "functions run in jailed processes, as --sandbox process asks for: the kernel's system "
           "calls are all that is between them and this machine, there is no virtual machine");
     }
-    set_state(State::kRunning, "");
   } else {
     spdlog::warn("functions can not run: {}", unavailable);
     set_state(State::kUnavailable, unavailable);
