@@ -39,11 +39,7 @@ Functions::Functions(uv_loop_t* loop, storage::Store& store, VirtualHost& virtua
         for (auto& answer : std::exchange(refusals_, {})) answer();
       }) {
   executor_.when_stats([this](uint64_t id, const FunctionStats& stats) {
-    for (auto& [name, function] : functions_) {
-      for (const VersionPtr& version : function.versions) {
-        if (version->id == id) version->stats = stats;
-      }
-    }
+    if (auto found = by_id_.find(id); found != by_id_.end()) found->second->stats = stats;
   });
 }
 
@@ -54,6 +50,7 @@ Expected<> Functions::recover() {
     auto version = read_record(entry.value);
     if (!version) return std::unexpected(version.error());
     functions_[(*version)->name].versions.push_back(*version);
+    by_id_.emplace((*version)->id, *version);
     last_id_ = std::max(last_id_, (*version)->id);
   }
   for (auto& [name, function] : functions_) {
@@ -161,6 +158,7 @@ void Functions::deploy_checked(const VersionPtr& version, FunctionFiles& files,
   versions.insert(std::ranges::upper_bound(versions, version->version, {},
                                            [](const VersionPtr& v) { return v->version; }),
                   version);
+  by_id_.emplace(version->id, version);
   // Nobody calls an older version any more.
   for (const VersionPtr& older : versions) {
     if (older != versions.back()) supersede(older);
@@ -197,7 +195,9 @@ void Functions::remove(std::string_view name, std::function<void(Expected<>)> do
   auto removed = std::move(found->second.versions);
   functions_.erase(found);
   for (const VersionPtr& version : removed) {
+    by_id_.erase(version->id);
     executor_.unload(version->id);
+    version->superseded = true;  // where it is still being loaded
     journal_.changes().definitions.push_back(
         {CatalogKind::kFunction, catalog_key(*version), std::nullopt});
     for (const std::string& sha256 : {version->image_sha256, version->rootfs_sha256}) {

@@ -121,6 +121,7 @@ class Functions {
   Executor& executor_;
   std::map<std::string, Function, std::less<>> functions_;
   std::map<std::string, uint32_t, std::less<>> deploying_;  // version numbers given out
+  std::map<uint64_t, VersionPtr> by_id_;                    // of all functions
   uint64_t last_id_ = 0;
   std::deque<Load> loads_;  // that wait for the executor or for room
   uint64_t loading_bytes_ = 0;

@@ -21,7 +21,7 @@ Expected<> check_answer(const protocol::Answer& answer, const VirtualHost& host)
                 "the answer has a state, but the subscription keeps none: it is not stateful");
   }
   for (const auto& output : answer.outputs) {
-    protocol::OutputMessage message = protocol::read_output(output);
+    protocol::OutputTarget message = protocol::read_target(output);
     auto found = host.exchanges().find(message.exchange);
     if (found == host.exchanges().end()) {
       return fail(Code::kInvalid, "an output is for the exchange '" +

@@ -98,6 +98,11 @@ struct OutputMessage {
   uint64_t delay_ms = 0;
 };
 OutputMessage read_output(const Answer::Output& output);
+// Where it goes, alone.
+struct OutputTarget {
+  std::string_view exchange, routing_key;
+};
+OutputTarget read_target(const Answer::Output& output);
 
 // An answer with the frame that it views: neither copied nor moved.
 struct AnswerFrame {

@@ -361,6 +361,16 @@ OutputMessage read_output(const Answer::Output& output) {
   return message;
 }
 
+OutputTarget read_target(const Answer::Output& output) {
+  OutputTarget target;
+  Cursor cursor(output.items);
+  while (auto item = cursor.item()) {
+    if (item->tag == kExchange) target.exchange = amqp::as_text(item->content);
+    if (item->tag == kRoutingKey) target.routing_key = amqp::as_text(item->content);
+  }
+  return target;
+}
+
 std::vector<const std::string_view*> Answer::failures_by_record(uint32_t record_count) const {
   std::vector<const std::string_view*> by_record;
   if (failed.empty()) return by_record;

@@ -104,6 +104,10 @@ class Subscription : public Consumer, public std::enable_shared_from_this<Subscr
   void finished(const std::shared_ptr<Call>& call, CallResult result);
   void settle(Call& call, const CallResult& result);
   void settle_answer(Call& call, const CallResult& result);
+  // Why each record failed, as protocol::Answer::failures_by_record().
+  using Failures = std::vector<const std::string_view*>;
+  bool publish_results(const Call& call, const protocol::Answer& answer, Failures& failures);
+  void publish_replies(const Call& call, const protocol::Answer& answer, const Failures& failures);
   bool publish_result(const amqp::Properties& input, const Destination& to, bool reply,
                       amqp::Bytes payload);
   CallResult undelivered(const CallResult& result) const;

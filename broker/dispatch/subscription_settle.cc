@@ -12,6 +12,14 @@ namespace sluice::broker {
 
 using namespace dispatch;
 
+namespace {
+
+bool has_failed(const std::vector<const std::string_view*>& failures, uint32_t record) {
+  return !failures.empty() && failures[record] != nullptr;
+}
+
+}  // namespace
+
 void Subscription::settle(Call& call, const CallResult& result) {
   if (result.answer != nullptr && !result.answer->answer.failure) {
     settle_answer(call, result);
@@ -39,59 +47,75 @@ void Subscription::settle(Call& call, const CallResult& result) {
   }
 }
 
-// What has one destination for all records goes first: if that takes nothing, nothing of the call
-// was published, and all of it is tried again.
 void Subscription::settle_answer(Call& call, const CallResult& result) {
   const protocol::Answer& answer = result.answer->answer;
-  if (auto possible = check_answer(answer, *host_); !possible) {
+  // On the first shard that was checked in this turn.
+  bool checked = host_ == &functions_host_;
+  if (auto possible = checked ? Expected<>() : check_answer(answer, *host_); !possible) {
     return all_failed(call, {.outcome = schema::Outcome::bad_answer,
                              .message = possible.error().message,
                              .log = result.log,
                              .answer = result.answer});
   }
   auto failures = answer.failures_by_record(static_cast<uint32_t>(call.entries.size()));
-  auto has_failed = [&](uint32_t record) {
-    return !failures.empty() && failures[record] != nullptr;
-  };
-  static constexpr std::string_view kUndelivered =
-      "the result could not be delivered: no queue took it";
-  bool any_published = false;
-  for (bool whole : {true, false}) {
-    if (!settings_.result) break;
-    for (const auto& given : answer.results) {
-      if (given.record.has_value() == whole || (!whole && has_failed(*given.record))) continue;
-      bool reply = false;
-      amqp::Properties input;
-      if (!whole) input = amqp::Properties::of_stored(properties_of(call, *given.record));
-      if (!whole && (destination_of(input, reply), reply)) continue;
-      if (publish_result(input, *settings_.result, false, given.payload)) {
-        any_published = true;
-      } else if (!any_published) {
-        return all_failed(call, undelivered(result));
-      } else if (!whole) {
-        failures.resize(call.entries.size());
-        failures[*given.record] = &kUndelivered;
-      } else {
-        ++host_->counters().dropped_unroutable;
-      }
-    }
+  if (settings_.result && !publish_results(call, answer, failures)) {
+    return all_failed(call, undelivered(result));
   }
-  for (const auto& given : answer.results) {
-    if (!given.record || has_failed(*given.record)) continue;
-    auto input = amqp::Properties::of_stored(properties_of(call, *given.record));
-    bool reply = false;
-    auto to = destination_of(input, reply);
-    if (reply) publish_result(input, *to, true, given.payload);
-  }
+  publish_replies(call, answer, failures);
   publish_outputs(answer, *host_);
   std::string log;
   if (!failures.empty()) log = log_of(result);
   for (uint32_t record = 0; record < call.entries.size(); ++record) {
-    if (has_failed(record)) {
+    if (has_failed(failures, record)) {
       failed(call.entries[record], {"failed", *failures[record], log});
     } else {
       succeeded(call.entries[record]);
     }
+  }
+}
+
+// Those with one destination for all records go first, that of the whole before: if it takes
+// nothing, nothing of the call was published and all of it is tried again. One that it takes no
+// more fails its record.
+bool Subscription::publish_results(const Call& call, const protocol::Answer& answer,
+                                   Failures& failures) {
+  static constexpr std::string_view kUndelivered =
+      "the result could not be delivered: no queue took it";
+  bool any = false;
+  for (bool whole : {true, false}) {
+    for (const auto& given : answer.results) {
+      if (given.record.has_value() == whole) continue;
+      bool reply = false;
+      amqp::Properties input;
+      if (!whole) {
+        if (has_failed(failures, *given.record)) continue;
+        input = amqp::Properties::of_stored(properties_of(call, *given.record));
+        destination_of(input, reply);
+      }
+      if (reply) continue;
+      if (publish_result(input, *settings_.result, false, given.payload)) {
+        any = true;
+      } else if (!any) {
+        return false;
+      } else if (whole) {
+        ++host_->counters().dropped_unroutable;
+      } else {
+        failures.resize(call.entries.size());
+        failures[*given.record] = &kUndelivered;
+      }
+    }
+  }
+  return true;
+}
+
+void Subscription::publish_replies(const Call& call, const protocol::Answer& answer,
+                                   const Failures& failures) {
+  for (const auto& given : answer.results) {
+    if (!given.record || has_failed(failures, *given.record)) continue;
+    auto input = amqp::Properties::of_stored(properties_of(call, *given.record));
+    bool reply = false;
+    auto to = destination_of(input, reply);
+    if (reply) publish_result(input, *to, true, given.payload);
   }
 }
 

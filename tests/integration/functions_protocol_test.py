@@ -227,6 +227,20 @@ class Failures(ProtocolTestCase):
         self.assertEqual((counters["calls"], counters["succeeded"], counters["failed"]),
                          (10, 8, 10))
 
+    def test_what_failed_before_a_restart_is_tried_alone_after_it(self):
+        function = self.deploy("protocol")
+        bodies = [b"describe"] * 3 + [b"failure all of it"]
+        queue, output, _ = self.batches(bodies, function=function, batch_size=4,
+                                        batch_window_ms=5000, max_attempts=2,
+                                        backoff_min_ms=60_000, backoff_max_ms=60_000)
+        self.admin.logs(function, wait_ms=20_000)
+        self.broker.stop()
+        self.broker.start()
+        self.ch = self.channel()
+        for _, _, body in self.collect(self.ch, output, 3):
+            self.assertIn(b"records=1 number=0 attempt=2", body)
+        self.dead_letters(self.ch, queue, 1)
+
     def test_a_failure_of_the_call(self):
         self.fate_of_neighbours(b"failure all of it", "failed", "^all of it$")
 
