@@ -1,6 +1,6 @@
 """The function protocol: batches, failed records, outputs, and what commits together.
 
-The guest `protocol` does what the bodies of its records say.
+The guest `obey` does what the bodies of its records say.
 """
 
 import base64
@@ -40,7 +40,7 @@ class ProtocolTestCase(FunctionTestCase):
         """Subscribes to a queue that holds `bodies` already; (queue, results, subscription)."""
         queue = self.durable_queue(self.ch)
         self.publish(queue, *bodies)
-        return self.subscribe(function or self.deploy("protocol"), queue=queue, **settings)
+        return self.subscribe(function or self.deploy("obey"), queue=queue, **settings)
 
     def idle(self, subscription):
         return self.await_counter(
@@ -50,7 +50,7 @@ class ProtocolTestCase(FunctionTestCase):
 
 class Records(ProtocolTestCase):
     def test_a_record_says_all_about_its_message(self):
-        queue, output, _ = self.subscribe(self.deploy("protocol"))
+        queue, output, _ = self.subscribe(self.deploy("obey"))
         exchange = self.name("x")
         self.ch.exchange_declare(exchange, "fanout")
         self.ch.queue_bind(queue, exchange)
@@ -69,7 +69,7 @@ class Records(ProtocolTestCase):
         self.assertIn("attempt=2 redelivered=1", text)
 
     def test_deploying_tells_whether_it_speaks_the_protocol(self):
-        self.assertTrue(self.await_function(self.deploy("protocol"))["protocol"])
+        self.assertTrue(self.await_function(self.deploy("obey"))["protocol"])
         self.assertFalse(self.await_function(self.deploy("echo"))["protocol"])
 
     def test_large_bodies_in_a_batch(self):
@@ -83,7 +83,7 @@ class Records(ProtocolTestCase):
     def test_a_batch_is_cut_before_it_is_too_large(self):
         body = b"size\nignored " + b"x" * (9 << 20)
         _, output, subscription = self.batches(
-            [body] * 8, function=self.deploy("protocol", memory_bytes=512 << 20, timeout_ms=60000),
+            [body] * 8, function=self.deploy("obey", memory_bytes=512 << 20, timeout_ms=60000),
             batch_size=8, batch_window_ms=5000)
         sizes = collections.Counter(
             int(body) for _, _, body in self.collect(self.ch, output, 8))
@@ -107,7 +107,7 @@ class Batches(ProtocolTestCase):
                          (3, 25, 25))
 
     def test_the_window_waits_for_more(self):
-        queue, output, _ = self.subscribe(self.deploy("protocol"), batch_size=3,
+        queue, output, _ = self.subscribe(self.deploy("obey"), batch_size=3,
                                           batch_window_ms=60_000)
         self.publish(queue, b"size", b"size")
         self.assertEqual(self.ready(self.ch, output), 0)
@@ -115,13 +115,13 @@ class Batches(ProtocolTestCase):
         self.assertEqual([b for _, _, b in self.collect(self.ch, output, 3)], [b"3"] * 3)
 
     def test_the_window_ends(self):
-        queue, output, _ = self.subscribe(self.deploy("protocol"), batch_size=1000,
+        queue, output, _ = self.subscribe(self.deploy("obey"), batch_size=1000,
                                           batch_window_ms=200)
         self.publish(queue, b"size", b"size")
         self.assertEqual([b for _, _, b in self.collect(self.ch, output, 2)], [b"2"] * 2)
 
     def test_limits_of_the_settings(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         for name, most in (("batch_size", 10_000), ("batch_window_ms", 300_000)):
             for value in (most - 1, most):
                 self.subscribe(function, **{name: value})
@@ -141,7 +141,7 @@ class Batches(ProtocolTestCase):
         self.assertIn("plain program", caught.exception.reason)
 
     def test_changing_the_size_while_running_and_over_a_restart(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         queue, output, subscription = self.subscribe(function, batch_size=1000,
                                                      batch_window_ms=300_000)
         self.publish(queue, *[b"size"] * 4)
@@ -159,7 +159,7 @@ class Batches(ProtocolTestCase):
         self.assertEqual([b for _, _, b in self.collect(self.ch, output, 2)], [b"2"] * 2)
 
     def test_pausing_gives_back_what_was_gathered(self):
-        queue, _, subscription = self.subscribe(self.deploy("protocol"), batch_size=1000,
+        queue, _, subscription = self.subscribe(self.deploy("obey"), batch_size=1000,
                                                 batch_window_ms=300_000)
         self.publish(queue, *[b"size"] * 5)
         self.admin.post(f"subscriptions/{subscription}/pause")
@@ -168,7 +168,7 @@ class Batches(ProtocolTestCase):
         self.admin.delete(f"subscriptions/{subscription}")
 
     def test_deleting_gives_back_what_was_gathered(self):
-        queue, _, subscription = self.subscribe(self.deploy("protocol"), batch_size=1000,
+        queue, _, subscription = self.subscribe(self.deploy("obey"), batch_size=1000,
                                                 batch_window_ms=300_000)
         self.publish(queue, *[b"size"] * 5)
         self.admin.delete(f"subscriptions/{subscription}")
@@ -176,7 +176,7 @@ class Batches(ProtocolTestCase):
 
     def test_taking_is_bounded(self):
         """One call that does not end and a batch behind it: the rest stays in the queue."""
-        function = self.deploy("protocol", timeout_ms=60_000)
+        function = self.deploy("obey", timeout_ms=60_000)
         queue, _, subscription = self.batches([b"loop"] * 100, function=function, batch_size=10,
                                               concurrency=2)
         self.await_counter(subscription, lambda s: s["in_flight"] == 2, "two calls")
@@ -214,7 +214,7 @@ class Failures(ProtocolTestCase):
         """A poison record costs its neighbours one attempt, not their lives."""
         bodies = [b"describe"] * 4 + [poison] + [b"describe"] * 4
         queue, output, subscription = self.batches(
-            bodies, function=self.deploy("protocol", **config), batch_size=9,
+            bodies, function=self.deploy("obey", **config), batch_size=9,
             batch_window_ms=5000, max_attempts=2, backoff_min_ms=10)
         for _, _, body in self.collect(self.ch, output, 8):
             self.assertIn(b"records=1 number=0 attempt=2", body)
@@ -228,7 +228,7 @@ class Failures(ProtocolTestCase):
                          (10, 8, 10))
 
     def test_what_failed_before_a_restart_is_tried_alone_after_it(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         bodies = [b"describe"] * 3 + [b"failure all of it"]
         queue, output, _ = self.batches(bodies, function=function, batch_size=4,
                                         batch_window_ms=5000, max_attempts=2,
@@ -276,7 +276,7 @@ class Failures(ProtocolTestCase):
         self.assertEqual(properties.headers["x-sluice-error"], "\xe4" * 2048)
 
     def test_a_killed_executor_fails_a_batch_over_once(self):
-        function = self.deploy("protocol", timeout_ms=60_000)
+        function = self.deploy("obey", timeout_ms=60_000)
         queue, _, subscription = self.batches([b"loop"] * 5, function=function, batch_size=5,
                                               batch_window_ms=5000, max_attempts=2)
         self.await_counter(subscription, lambda s: s["records"] == 5 and s["in_flight"] == 1,
@@ -328,7 +328,7 @@ class Outputs(ProtocolTestCase):
             self.assertEqual({b for _, _, b in self.collect(self.ch, where, 2)}, {b"good"})
 
     def test_results_by_record_and_of_the_whole(self):
-        queue, output, _ = self.subscribe(self.deploy("protocol"), batch_size=3,
+        queue, output, _ = self.subscribe(self.deploy("obey"), batch_size=3,
                                           batch_window_ms=60_000)
         replies = self.exclusive_queue(self.ch)
         self.publish(queue, b"result one", correlation_id="1")
@@ -351,14 +351,14 @@ class Outputs(ProtocolTestCase):
 
     def test_a_function_may_feed_its_own_queue(self):
         queue = self.durable_queue(self.ch)
-        _, output, _ = self.subscribe(self.deploy("protocol"), queue=queue, batch_size=4)
+        _, output, _ = self.subscribe(self.deploy("obey"), queue=queue, batch_size=4)
         self.publish(queue, f"output - {queue} result fed".encode())
         self.assertEqual(self.get(self.ch, output, 30)[2], b"fed")
 
     def test_killed_in_the_middle_nothing_is_lost_and_nothing_twice(self):
         """Each message becomes one output, and leaves its queue with it."""
         target = self.durable_queue(self.ch)
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         count = 3000
         bodies = [f"output - {target} {n}".encode() for n in range(count)]
         queue, _, subscription = self.batches(bodies, function=function, batch_size=20,
@@ -381,7 +381,7 @@ class Outputs(ProtocolTestCase):
 
 class Logs(ProtocolTestCase):
     def test_log_lines_are_in_the_functions_log(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         _, output, _ = self.batches([b"log 1 first\nlog 3 second\nprint printed\nresult done"],
                                     function=function)
         self.get(self.ch, output, 30)
@@ -390,7 +390,7 @@ class Logs(ProtocolTestCase):
                          ("ok", "printed\ninfo: first\nerror: second\n"))
 
     def test_failed_records_are_in_the_functions_log(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         queue, _, _ = self.batches([b"fail this one", b"result 1"], function=function,
                                    batch_size=2, batch_window_ms=5000, max_attempts=1)
         self.dead_letters(self.ch, queue, 1)
@@ -405,7 +405,7 @@ class Logs(ProtocolTestCase):
 
 class Invoking(ProtocolTestCase):
     def test_the_answer_is_shown_and_nothing_published(self):
-        function, target = self.deploy("protocol"), self.durable_queue(self.ch)
+        function, target = self.deploy("obey"), self.durable_queue(self.ch)
         done = self.admin.invoke(function, "\n".join([
             "result out", "log 1 line", "state next", f"output - {target} text"]).encode())
         self.assertEqual((done["outcome"], done["output"]), ("ok", b"out"))
@@ -423,14 +423,14 @@ class Invoking(ProtocolTestCase):
         self.assertEqual(self.ready(self.ch, target), 0)
 
     def test_state_and_routing_key_by_a_form(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         done = self.admin.invoke(function, b"getstate", state=b"before \x00\xff")
         self.assertEqual(done["output"], b"before \x00\xff")
         done = self.admin.invoke(function, b"describe", routing_key=b"the.key")
         self.assertIn(b"\n18=the.key", done["output"])
 
     def test_failures(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         done = self.admin.invoke(function, b"failure no")
         self.assertEqual((done["outcome"], done["message"], done["answer"]["failure"]),
                          ("failed", "no", "no"))
@@ -452,7 +452,7 @@ class Invoking(ProtocolTestCase):
 class Versions(ProtocolTestCase):
     def test_a_new_version_takes_over_without_losing_a_call(self):
         """Under load: each message is handled once, by one version or the other, none fails."""
-        function = self.deploy("protocol", env=["VERSION=1"])
+        function = self.deploy("obey", env=["VERSION=1"])
         queue, output, subscription = self.subscribe(function, batch_size=5, concurrency=4)
         publisher = self.channel()
         publisher.confirm_delivery()
@@ -464,7 +464,7 @@ class Versions(ProtocolTestCase):
                 sent += 1
             if version < 4 and len(collected) > 120 * version:
                 version += 1
-                self.admin.deploy(function, guest("protocol"), env=[f"VERSION={version}"])
+                self.admin.deploy(function, guest("obey"), env=[f"VERSION={version}"])
             collected += self.collect(self.ch, output, 10)
         numbers = sorted(int(p.correlation_id) for _, p, _ in collected)
         self.assertEqual(numbers, list(range(count)))
@@ -475,15 +475,15 @@ class Versions(ProtocolTestCase):
         self.assertEqual((counters["succeeded"], counters["failed"]), (count, 0))
 
     def test_calls_under_way_end_with_the_version_that_they_began_with(self):
-        function = self.deploy("protocol", timeout_ms=3000)
+        function = self.deploy("obey", timeout_ms=3000)
         queue, _, subscription = self.batches([b"loop"], function=function, max_attempts=1)
         self.await_counter(subscription, lambda s: s["in_flight"] == 1, "the call")
-        self.admin.deploy(function, guest("protocol"), timeout_ms=100)
+        self.admin.deploy(function, guest("obey"), timeout_ms=100)
         _, properties, _ = self.dead_letters(self.ch, queue, 1)[0]
         self.assertEqual(properties.headers["x-sluice-outcome"], "timeout")
 
     def test_a_plain_version_in_the_place_of_one_that_took_batches(self):
-        function = self.deploy("protocol")
+        function = self.deploy("obey")
         queue, output, _ = self.subscribe(function, batch_size=10, batch_window_ms=1000)
         self.publish(queue, *[b"size"] * 3)
         self.admin.deploy(function, BUSYBOX, args=["cat"])
