@@ -73,6 +73,18 @@ std::variant<Config, int> parse_config(int argc, char** argv) {
   app.add_option("--executor", config.executor, "The sluice-executor program [beside sluiced]")
       ->envname("SLUICE_EXECUTOR")
       ->type_name("FILE");
+  app.add_option("--sandbox", config.sandbox,
+                 "What functions run in: kvm, or process where there is no KVM: a jailed process, "
+                 "and nothing but the kernel's system calls between it and this machine")
+      ->envname("SLUICE_SANDBOX")
+      ->check(CLI::IsMember({"kvm", "process"}))
+      ->type_name("KIND")
+      ->capture_default_str();
+  app.add_option("--sandbox-memory", config.sandbox_memory_bytes,
+                 "What all sandboxes may take of the machine's memory, with a unit [half of it]")
+      ->envname("SLUICE_SANDBOX_MEMORY")
+      ->type_name("SIZE")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/false));
   app.add_option("--sync", config.sync,
                  "What a power cut may take of what was confirmed: always (nothing), interval (the "
                  "last --sync-interval-ms), none (what the kernel had not written)")

@@ -25,6 +25,8 @@ struct Config {
   unsigned shards = 1;                       // threads that messages are handled on
   size_t message_memory_bytes = 256u << 20;  // what messages may take in RAM
   std::string executor;                      // path of sluice-executor; empty: beside this program
+  std::string sandbox = "kvm";               // or process
+  uint64_t sandbox_memory_bytes = 0;         // of all sandboxes; 0: half of the machine's
   std::string sync = "always";               // or interval, none: storage::SyncMode
   uint64_t sync_interval_ms = storage::kSyncIntervalMs;
   uint64_t disk_free_min_bytes = 0;  // 0: see DiskAlarm

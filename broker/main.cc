@@ -78,6 +78,19 @@ std::string find_executor(const std::string& given) {
   return folder / "sluice-executor";
 }
 
+// What the executor would do anyway is not said to it.
+std::vector<std::string> executor_arguments(const Config& config) {
+  std::vector<std::string> arguments;
+  if (config.sandbox != Config().sandbox) {
+    arguments.insert(arguments.end(), {"--sandbox", config.sandbox});
+  }
+  if (config.sandbox_memory_bytes != 0) {
+    arguments.insert(arguments.end(),
+                     {"--memory-budget", std::to_string(config.sandbox_memory_bytes)});
+  }
+  return arguments;
+}
+
 storage::SyncMode sync_mode(const std::string& name) {
   if (name == "interval") return storage::SyncMode::kInterval;
   return name == "none" ? storage::SyncMode::kNone : storage::SyncMode::kAlways;
@@ -106,7 +119,7 @@ class Process {
     if (auto done = first.virtual_host().recover(); !done) return fail_start(done.error());
     dispatcher_ =
         std::make_unique<Dispatcher>(loop, first.virtual_host(), *store_, first.server().flushes(),
-                                     find_executor(config_.executor));
+                                     find_executor(config_.executor), executor_arguments(config_));
     if (auto done = dispatcher_->recover(); !done) return fail_start(done.error());
     disk_alarm_ = std::make_unique<DiskAlarm>(
         loop, config_.data_dir, config_.disk_free_min_bytes,

@@ -1,6 +1,8 @@
 #include <charconv>
+#include <chrono>
 
 #include "broker/admin/api.h"
+#include "broker/dispatch/limits.h"
 #include "broker/net/handles.h"
 
 namespace sluice::broker::admin {
@@ -16,28 +18,56 @@ uint64_t number(const Request& request, const std::string& name) {
   return value;
 }
 
+int64_t now_ms() {
+  auto now = std::chrono::system_clock::now().time_since_epoch();
+  return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
+}
+
 Response no_function(const std::string& name) {
   return error_response(404, "not_found", "no function '" + name + "'");
 }
 
+std::string* part(const RequestPtr& request, const char* name) {
+  auto found = request->parts.find(name);
+  return found == request->parts.end() ? nullptr : &found->second;
+}
+
 void deploy(Dispatcher& dispatcher, const RequestPtr& request, const Respond& respond) {
-  auto config_part = request->parts.find("config");
-  auto image_part = request->parts.find("image");
-  if (config_part == request->parts.end() || image_part == request->parts.end()) {
-    return respond(bad_request("a multipart form with the parts 'config' and 'image' is expected"));
+  const std::string* config_part = part(request, "config");
+  std::string* image = part(request, "image");
+  std::string* rootfs = part(request, "rootfs");
+  if (config_part == nullptr || (image == nullptr && rootfs == nullptr)) {
+    return respond(bad_request(
+        "a multipart form with the part 'config' and 'image' or 'rootfs' or both is expected"));
   }
-  auto json = json_object(config_part->second);
+  if (image == nullptr && rootfs->empty()) {
+    return respond(error_response(422, "refused", "the root file system is empty"));
+  }
+  auto json = json_object(*config_part);
   if (!json) return respond(bad_request("'config' is not a JSON object"));
   FunctionConfig config;
   Members members(*json);
   members.read("image_name", config.image_name);
   members.read("args", config.args);
   members.read("env", config.env);
-  members.read("memory_bytes", config.memory_bytes);
-  members.read("timeout_ms", config.timeout_ms);
+  members.read("memory_bytes", config.limits.memory_bytes);
+  members.read("timeout_ms", config.limits.timeout_ms);
+  members.read("cpu_ms", config.limits.cpu_ms);
+  members.read("output_bytes", config.limits.output_bytes);
+  members.read("log_bytes", config.limits.log_bytes);
+  members.read("open_files", config.limits.open_files);
+  members.read("threads", config.limits.threads);
+  members.read("tmpfs_bytes", config.limits.tmpfs_bytes);
+  members.read("concurrency", config.concurrency);
+  members.read("image_path", config.image_path);
   if (auto mistake = members.mistake()) return respond(bad_request(*mistake));
-  if (config.image_name.empty()) return respond(bad_request("'image_name' is missing"));
-  dispatcher.functions().deploy(request->path[1], std::move(config), std::move(image_part->second),
+  if (config.image_name.empty() && image != nullptr) {
+    return respond(bad_request("'image_name' is missing"));
+  }
+  FunctionFiles files;
+  if (image != nullptr) files.image = std::move(*image);
+  if (rootfs != nullptr) files.rootfs = std::move(*rootfs);
+  dispatcher.functions().deploy(request->path[1], std::move(config), std::move(files),
                                 [respond](Expected<Functions::VersionPtr> version) {
                                   if (!version) return respond(error_response(version.error()));
                                   Json json = view(**version);
@@ -47,12 +77,34 @@ void deploy(Dispatcher& dispatcher, const RequestPtr& request, const Respond& re
                                 });
 }
 
+// The body is the input, or a form has it with more of what a subscription would give.
 void invoke(Dispatcher& dispatcher, const RequestPtr& request, const Respond& respond) {
   auto version = dispatcher.functions().newest(request->path[1]);
   if (version == nullptr) return respond(no_function(request->path[1]));
-  // The request lives until the answer: its body is the input.
+  // The request lives until the answer: the call views it.
+  protocol::Record record{.published_at_ms = now_ms(), .body = amqp::as_bytes(request->body)};
+  CallInput input{.settles = false};
+  for (auto& [name, content] : request->parts) {
+    if (name == "input") {
+      record.body = amqp::as_bytes(content);
+    } else if (name == "routing_key") {
+      record.routing_key = content;
+    } else if (name == "state") {
+      input.state = amqp::as_bytes(content);
+    } else {
+      return respond(bad_request("the form's parts are 'input', 'state' and 'routing_key'"));
+    }
+  }
+  if (record.routing_key.size() > dispatch::kShortTextMaxBytes) {
+    return respond(error_response(422, "refused", "a routing key has at most 255 bytes"));
+  }
+  if (input.state && version->protocol == schema::FunctionProtocol::plain) {
+    return respond(error_response(422, "refused",
+                                  "'" + version->name + "' is a plain program: it takes no state"));
+  }
+  input.records.push_back(record);
   dispatcher.functions().call(
-      version, amqp::as_bytes(request->body), {"invoke", 1},
+      version, std::move(input), {"invoke", 1},
       [request, respond, version](const CallResult& result) {
         if (result.outcome == schema::Outcome::unavailable) {
           return respond(error_response(503, "unavailable", result.message));
@@ -121,6 +173,8 @@ void subscribe(Dispatcher& dispatcher, const RequestPtr& request, const Respond&
   members.read("backoff_min_ms", settings.backoff_min_ms);
   members.read("backoff_max_ms", settings.backoff_max_ms);
   members.read("paused", settings.paused);
+  members.read("batch_size", settings.batch_size);
+  members.read("batch_window_ms", settings.batch_window_ms);
   std::string name = settings.name;
   members.read("name", name);
   std::string mistake;

@@ -5,11 +5,15 @@
 #include <httplib.h>
 #include <spdlog/spdlog.h>
 
+#include "broker/dispatch/limits.h"
+
 namespace sluice::broker::admin {
 
 namespace {
 
-constexpr size_t kPayloadMaxBytes = 160u << 20;
+// An image with a root file system, and room for the rest of the form.
+constexpr size_t kPayloadMaxBytes =
+    dispatch::kImageMaxBytes + dispatch::kRootfsMaxBytes + (16u << 20);
 // Idle ones cost next to nothing; each slow client or long poll holds one.
 constexpr size_t kThreads = 64;
 // Longer than the longest call of a function may take.
@@ -29,15 +33,16 @@ std::vector<std::string> segments_of(std::string_view path) {
   return segments;
 }
 
-RequestPtr take_apart(const httplib::Request& from) {
+// What is large is moved out of the library's request, which nobody reads any more.
+RequestPtr take_apart(httplib::Request& from) {
   auto request = std::make_shared<Request>();
   request->method = from.method;
   // The raw target: an encoded slash is part of a name.
   std::string_view target = from.target;
   request->path = segments_of(target.substr(0, target.find('?')));
   for (const auto& [name, value] : from.params) request->query.emplace(name, value);
-  request->body = from.body;
-  for (const auto& [name, part] : from.files) request->parts.emplace(name, part.content);
+  request->body = std::move(from.body);
+  for (auto& [name, part] : from.files) request->parts.emplace(name, std::move(part.content));
   return request;
 }
 
@@ -128,7 +133,8 @@ HttpServer::HttpServer(Shards& shards) : shards_(shards), library_(std::make_uni
     return httplib::Server::HandlerResponse::Handled;
   });
   auto answer = [this, send](const httplib::Request& from, httplib::Response& to) {
-    send(handle(take_apart(from)), to);
+    // The object is the library's own, and not const.
+    send(handle(take_apart(const_cast<httplib::Request&>(from))), to);
   };
   server.Get(".*", answer);
   server.Put(".*", answer);

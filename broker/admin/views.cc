@@ -220,25 +220,62 @@ void show_payload(Json& message, std::string_view body) {
   message["payload_encoding"] = text ? "string" : "base64";
 }
 
+namespace {
+
+Json view(const FunctionStats& stats) {
+  return {{"sandboxes", stats.sandboxes},
+          {"running", stats.running},
+          {"queued", stats.queued},
+          {"target", stats.target},
+          {"calls", stats.calls},
+          {"warm_hits", stats.warm_hits},
+          {"cold_starts", stats.cold_starts},
+          {"clones", stats.clones},
+          {"clone_us", stats.clone_us},
+          {"resets", stats.resets},
+          {"discarded", stats.discarded},
+          {"dirty_pages", stats.dirty_pages},
+          {"exits", stats.exits},
+          {"run_us", stats.run_us},
+          {"memory_bytes", stats.memory_bytes}};
+}
+
+}  // namespace
+
 Json view(const FunctionVersion& version) {
+  const FunctionConfig& config = version.config;
+  const FunctionLimits& limits = config.limits;
   Json json = {{"name", version.name},
                {"version", version.version},
-               {"image_name", printable(version.config.image_name)},
+               {"image_name", printable(config.image_name)},
                {"args", Json::array()},
                {"env", Json::array()},
-               {"memory_bytes", version.config.memory_bytes},
-               {"timeout_ms", version.config.timeout_ms},
+               {"memory_bytes", limits.memory_bytes},
+               {"timeout_ms", limits.timeout_ms},
+               {"cpu_ms", limits.cpu_ms},
+               {"output_bytes", limits.output_bytes},
+               {"log_bytes", limits.log_bytes},
+               {"open_files", limits.open_files},
+               {"threads", limits.threads},
+               {"tmpfs_bytes", limits.tmpfs_bytes},
+               {"concurrency", config.concurrency},
+               {"owner", printable(config.owner)},
                {"image_sha256", version.image_sha256},
                {"image_bytes", version.image_bytes},
+               {"image_path", printable(config.image_path)},
+               {"rootfs_sha256", version.rootfs_sha256},
+               {"rootfs_bytes", version.rootfs_bytes},
                {"created_at_ms", version.created_at_ms},
                {"state", name_of(version.state)},
                {"state_reason", printable(version.state_reason)},
+               {"protocol", version.speaks_protocol()},
                {"snapshot", version.at_first_read ? "first-read" : "exec"},
                {"load_us", version.load_us},
                {"calls", version.calls},
-               {"failures", version.failures}};
-  for (const std::string& arg : version.config.args) json["args"].push_back(printable(arg));
-  for (const std::string& entry : version.config.env) json["env"].push_back(printable(entry));
+               {"failures", version.failures},
+               {"stats", version.stats ? view(*version.stats) : Json(nullptr)}};
+  for (const std::string& arg : config.args) json["args"].push_back(printable(arg));
+  for (const std::string& entry : config.env) json["env"].push_back(printable(entry));
   return json;
 }
 
@@ -255,11 +292,14 @@ Json view(const Subscription& subscription) {
           {"on_failure", view(settings.on_failure)},
           {"result", settings.result ? view(*settings.result) : Json(nullptr)},
           {"paused", settings.paused},
+          {"batch_size", settings.batch_size},
+          {"batch_window_ms", settings.batch_window_ms},
           {"state", subscription.state()},
           {"state_reason", printable(subscription.state_reason())},
           {"in_flight", subscription.in_flight()},
           {"waiting_retry", subscription.waiting_retry()},
           {"calls", counters.calls},
+          {"records", counters.records},
           {"succeeded", counters.succeeded},
           {"failed", counters.failed},
           {"retried", counters.retried},
@@ -272,31 +312,80 @@ Json view(const CallLogEntry& entry) {
           {"version", entry.version},
           {"source", entry.source},
           {"attempt", entry.attempt},
-          {"outcome", schema::EnumNameOutcome(entry.outcome)},
+          {"outcome", entry.outcome},
           {"message", printable(entry.message)},
           {"log", printable(entry.log)}};
 }
 
+namespace {
+
+Json view(const protocol::Answer& answer) {
+  Json failed = Json::array(), results = Json::array(), outputs = Json::array(),
+       logs = Json::array();
+  for (const auto& one : answer.failed) {
+    failed.push_back({{"record", one.record}, {"message", printable(one.message)}});
+  }
+  for (const auto& one : answer.results) {
+    results.push_back({{"record", one.record ? Json(*one.record) : Json(nullptr)},
+                       {"payload_base64", base64(amqp::as_text(one.payload))}});
+  }
+  for (const auto& one : answer.outputs) {
+    protocol::OutputMessage message = protocol::read_output(one);
+    const auto& headers = message.properties.headers;
+    outputs.push_back({{"exchange", printable(message.exchange)},
+                       {"routing_key", printable(message.routing_key)},
+                       {"payload_base64", base64(amqp::as_text(message.body))},
+                       {"headers", headers ? to_json(*headers) : Json::object()},
+                       {"properties", view(message.properties)},
+                       {"delay_ms", message.delay_ms}});
+  }
+  for (const auto& one : answer.logs) {
+    logs.push_back(
+        {{"level", protocol::Answer::kLevelNames[one.level]}, {"text", printable(one.text)}});
+  }
+  return {
+      {"failure", answer.failure ? Json(printable(*answer.failure)) : Json(nullptr)},
+      {"failed", std::move(failed)},
+      {"results", std::move(results)},
+      {"state_base64", answer.state ? Json(base64(amqp::as_text(*answer.state))) : Json(nullptr)},
+      {"drop_state", answer.drop_state},
+      {"outputs", std::move(outputs)},
+      {"logs", std::move(logs)}};
+}
+
+// The result of the only record, or of the call as a whole.
+std::string_view output_of(const CallResult& result) {
+  if (result.answer == nullptr) return result.output;
+  const auto& results = result.answer->answer.results;
+  return results.empty() ? std::string_view() : amqp::as_text(results.front().payload);
+}
+
+}  // namespace
+
 Json view(const CallResult& result, uint32_t version) {
-  return {{"outcome", schema::EnumNameOutcome(result.outcome)},
+  return {{"outcome", result.outcome_name()},
           {"exit_status", result.exit_status},
           {"message", printable(result.message)},
-          {"output_base64", base64(result.output)},
+          {"output_base64", base64(output_of(result))},
           {"log_base64", base64(result.log)},
           {"run_us", result.run_us},
           {"exits", result.exits},
           {"dirty_pages", result.dirty_pages},
-          {"version", version}};
+          {"version", version},
+          {"answer", result.answer != nullptr ? view(result.answer->answer) : Json(nullptr)}};
 }
 
 Json view(const Executor& executor) {
   return {{"state", name_of(executor.state())},
           {"backend", executor.backend()},
+          {"sandbox", executor.sandbox()},
           {"reason", printable(executor.reason())},
           {"workers", executor.workers()},
           {"pid", executor.pid()},
           {"restarts", executor.restarts()},
-          {"calls", executor.calls()}};
+          {"calls", executor.calls()},
+          {"memory_bytes", executor.memory_bytes()},
+          {"memory_budget_bytes", executor.memory_budget_bytes()}};
 }
 
 }  // namespace sluice::broker::admin

@@ -7,19 +7,18 @@
 #include <utility>
 #include <vector>
 
-#include "broker/dispatch/executor.h"
 #include "broker/dispatch/limits.h"
 
 namespace sluice::broker {
 
-// A call that its function's owner may want to see: it failed or wrote to stderr.
+// A call that its function's owner may want to see: it failed, a record of it did, or it logged.
 struct CallLogEntry {
   uint64_t id = 0;  // counts up for the function, from 1
   int64_t time_ms = 0;
   uint32_t version = 0;
   std::string source;  // "invoke" or "subscription NAME"
   uint32_t attempt = 1;
-  schema::Outcome outcome = schema::Outcome::ok;
+  std::string outcome;  // CallResult::outcome_name()
   std::string message;
   std::string log;
 };

@@ -28,6 +28,12 @@ Expected<> check(const SubscriptionSettings& settings) {
     return fail(Code::kLimit, "the back-off runs from a shorter to a longer time, at most " +
                                   std::to_string(kBackoffMaxMs) + " ms");
   }
+  if (settings.batch_size == 0 || settings.batch_size > kBatchSizeMax) {
+    return fail(Code::kLimit, "batch_size is between 1 and " + std::to_string(kBatchSizeMax));
+  }
+  if (settings.batch_window_ms > kBatchWindowMaxMs) {
+    return fail(Code::kLimit, "batch_window_ms is at most " + std::to_string(kBatchWindowMaxMs));
+  }
   if (settings.on_failure.exchange.empty() && settings.on_failure.routing_key == settings.queue) {
     return fail(Code::kInvalid,
                 "on_failure is the subscription's own queue: what fails would come "
@@ -51,10 +57,12 @@ std::unexpected<Error> no_subscription(std::string_view name) {
 }  // namespace
 
 Dispatcher::Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Store& store,
-                       net::FlushList& flushes, std::string executor_program)
+                       net::FlushList& flushes, std::string executor_program,
+                       std::vector<std::string> executor_arguments)
     : virtual_host_(virtual_host),
       store_(store),
-      executor_(loop, std::move(executor_program), flushes, [this] { executor_changed(); }),
+      executor_(loop, std::move(executor_program), std::move(executor_arguments), flushes,
+                [this] { executor_changed(); }),
       functions_(loop, store, virtual_host, executor_) {
   virtual_host_.when_queue_created([this](const std::shared_ptr<Queue>& queue) {
     for (auto& [name, subscription] : subscriptions_) {
@@ -106,7 +114,9 @@ Expected<> Dispatcher::recover() {
         .backoff_max_ms = record->backoff_max_ms(),
         .on_failure = {text_of(record->failure_exchange()), text_of(record->failure_routing_key())},
         .result = std::nullopt,
-        .paused = record->paused()};
+        .paused = record->paused(),
+        .batch_size = record->batch_size(),
+        .batch_window_ms = record->batch_window_ms()};
     if (record->result()) {
       settings.result =
           Destination{text_of(record->result_exchange()), text_of(record->result_routing_key())};
@@ -137,7 +147,8 @@ void Dispatcher::save(const SubscriptionSettings& settings) {
   builder.Finish(schema::CreateSubscriptionRecord(
       builder, name, queue, function, settings.concurrency, settings.attempts_max,
       settings.backoff_min_ms, settings.backoff_max_ms, failure_exchange, failure_key,
-      settings.result.has_value(), result_exchange, result_key, settings.paused));
+      settings.result.has_value(), result_exchange, result_key, settings.paused,
+      settings.batch_size, settings.batch_window_ms));
   virtual_host_.journal().changes().definitions.push_back(
       {CatalogKind::kSubscription, settings.name,
        std::string(reinterpret_cast<const char*>(builder.GetBufferPointer()), builder.GetSize())});
@@ -159,8 +170,15 @@ void Dispatcher::subscribe(SubscriptionSettings settings, bool default_failure,
   if (is_new && (*queue)->has_exclusive_consumer()) {
     return refuse({Code::kExists, "the queue '" + settings.queue + "' has an exclusive consumer"});
   }
-  if (functions_.newest(settings.function) == nullptr) {
+  auto function = functions_.newest(settings.function);
+  if (function == nullptr) {
     return refuse({Code::kNotFound, "no function '" + settings.function + "'; deploy it first"});
+  }
+  if (settings.batch_size > 1 && function->protocol == schema::FunctionProtocol::plain) {
+    return refuse({Code::kInvalid,
+                   "batch_size must be 1: '" + settings.function +
+                       "' is a plain program, whose stdin is one message; one that is to take "
+                       "several speaks the function protocol"});
   }
   if (default_failure) settings.on_failure = {"", settings.queue + ".dead-letter"};
   if (auto checked = check(settings); !checked) return refuse(checked.error());

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.h"
 #include "broker/dispatch/executor.h"
@@ -19,7 +20,8 @@ namespace sluice::broker {
 class Dispatcher {
  public:
   Dispatcher(uv_loop_t* loop, VirtualHost& virtual_host, storage::Store& store,
-             net::FlushList& flushes, std::string executor_program);
+             net::FlushList& flushes, std::string executor_program,
+             std::vector<std::string> executor_arguments = {});
   ~Dispatcher();
 
   // After the virtual host's.

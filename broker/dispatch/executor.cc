@@ -16,16 +16,8 @@ namespace {
 
 using namespace dispatch;
 
-constexpr size_t kLengthBytes = 4;
 // The descriptor that the executor finds its socket at.
 constexpr int kSocketFd = 3;
-
-std::string text_of(const flatbuffers::String* text) { return text != nullptr ? text->str() : ""; }
-
-std::string bytes_of(const flatbuffers::Vector<uint8_t>* bytes) {
-  if (bytes == nullptr) return {};
-  return {reinterpret_cast<const char*>(bytes->data()), bytes->size()};
-}
 
 // What the broker was started with may hold secrets, and is nothing to an executor; but for a
 // sanitizer's options.
@@ -43,10 +35,11 @@ std::vector<char*> executor_environment() {
 
 }  // namespace
 
-Executor::Executor(uv_loop_t* loop, std::string program, net::FlushList& flushes,
-                   std::function<void()> changed)
+Executor::Executor(uv_loop_t* loop, std::string program, std::vector<std::string> arguments,
+                   net::FlushList& flushes, std::function<void()> changed)
     : loop_(loop),
       program_(std::move(program)),
+      arguments_(std::move(arguments)),
       flushes_(flushes),
       changed_(std::move(changed)),
       restart_timer_(loop, [this] { spawn(); }) {}
@@ -113,7 +106,7 @@ void Executor::spawn() {
                       [this](std::string_view) {
                         if (process_ != nullptr) uv_process_kill(process_, SIGKILL);
                       },
-                  .on_drained = nullptr});
+                  .on_drained = [this] { send_pieces(); }});
 }
 
 int Executor::spawn_process(int socket_fd, int log_fd) {
@@ -125,11 +118,15 @@ int Executor::spawn_process(int socket_fd, int log_fd) {
   }
   stdio[kSocketFd].flags = UV_INHERIT_FD;
   stdio[kSocketFd].data.fd = socket_fd;
-  char* args[] = {const_cast<char*>("sluice-executor"), nullptr};
+  std::vector<char*> args = {const_cast<char*>("sluice-executor")};
+  for (const std::string& argument : arguments_) {
+    args.push_back(const_cast<char*>(argument.c_str()));
+  }
+  args.push_back(nullptr);
   auto environment = executor_environment();
   uv_process_options_t options{};
   options.file = program_.c_str();
-  options.args = args;
+  options.args = args.data();
   options.env = environment.data();
   options.stdio = stdio;
   options.stdio_count = kSocketFd + 1;
@@ -196,6 +193,8 @@ void Executor::exited(int64_t status, int signal) {
 void Executor::lose(const std::string& why) {
   auto calls = std::exchange(calls_in_flight_, {});
   auto loads = std::exchange(loads_in_flight_, {});
+  outgoing_.clear();
+  memory_bytes_ = 0;
   for (auto& [id, done] : loads) {
     done({.outcome = schema::Outcome::unavailable, .message = why});
   }
@@ -218,6 +217,7 @@ void Executor::stop() {
   stream_.reset();
   calls_in_flight_.clear();
   loads_in_flight_.clear();
+  outgoing_.clear();
   waiters_.clear();
   set_state(State::kStopped, "the broker stops");
 }
@@ -227,133 +227,6 @@ void Executor::set_state(State state, std::string reason) {
   state_ = state;
   reason_ = std::move(reason);
   if (changed) changed_();
-}
-
-size_t Executor::on_data(amqp::Bytes bytes) {
-  size_t taken = 0;
-  while (bytes.size() - taken >= kLengthBytes) {
-    uint32_t length;
-    std::memcpy(&length, bytes.data() + taken, kLengthBytes);
-    if (length > kFrameMaxBytes) {
-      spdlog::error("the executor sent a frame of {} bytes; ending it", length);
-      uv_process_kill(process_, SIGKILL);
-      return bytes.size();
-    }
-    if (bytes.size() - taken - kLengthBytes < length) break;
-    if (!on_frame(bytes.subspan(taken + kLengthBytes, length))) {
-      spdlog::error("the executor sent a malformed frame; ending it");
-      uv_process_kill(process_, SIGKILL);
-      return bytes.size();
-    }
-    taken += kLengthBytes + length;
-  }
-  return taken;
-}
-
-bool Executor::on_frame(amqp::Bytes frame) {
-  // The frame lies anywhere in the read buffer; FlatBuffers wants its own alignment.
-  std::vector<uint64_t> aligned((frame.size() + 7) / 8);
-  std::memcpy(aligned.data(), frame.data(), frame.size());
-  auto* data = reinterpret_cast<const uint8_t*>(aligned.data());
-  flatbuffers::Verifier verifier(data, frame.size());
-  if (!verifier.VerifyBuffer<schema::FromExecutor>(nullptr)) return false;
-  const auto* message = flatbuffers::GetRoot<schema::FromExecutor>(data);
-  switch (message->event_type()) {
-    case schema::Event::Hello:
-      on_hello(*message->event_as_Hello());
-      return true;
-    case schema::Event::Loaded:
-      on_loaded(*message->event_as_Loaded());
-      return true;
-    case schema::Event::Result:
-      on_result(*message->event_as_Result());
-      return true;
-    default:
-      return false;
-  }
-}
-
-void Executor::on_hello(const schema::Hello& hello) {
-  backend_ = text_of(hello.backend());
-  workers_ = hello.workers();
-  std::string unavailable = text_of(hello.unavailable());
-  if (unavailable.empty()) {
-    spdlog::info("the executor is ready: {}, {} workers", backend_, workers_);
-    set_state(State::kRunning, "");
-  } else {
-    spdlog::warn("functions can not run: {}", unavailable);
-    set_state(State::kUnavailable, unavailable);
-  }
-  tell_waiters();
-}
-
-void Executor::on_loaded(const schema::Loaded& loaded) {
-  auto found = loads_in_flight_.extract(loaded.function());
-  if (found.empty()) return;
-  found.mapped()({.outcome = loaded.outcome(),
-                  .message = text_of(loaded.message()),
-                  .at_first_read = loaded.at_first_read(),
-                  .load_us = loaded.load_us()});
-}
-
-void Executor::on_result(const schema::Result& result) {
-  auto found = calls_in_flight_.extract(result.call());
-  if (found.empty()) return;
-  found.mapped()({.outcome = result.outcome(),
-                  .exit_status = result.exit_status(),
-                  .message = text_of(result.message()),
-                  .output = bytes_of(result.output()),
-                  .log = bytes_of(result.log()),
-                  .run_us = result.run_us(),
-                  .exits = result.exits(),
-                  .dirty_pages = result.dirty_pages()});
-}
-
-void Executor::send(flatbuffers::FlatBufferBuilder& builder) {
-  uint32_t length = builder.GetSize();
-  stream_->out().append(reinterpret_cast<const char*>(&length), kLengthBytes);
-  stream_->out().append(reinterpret_cast<const char*>(builder.GetBufferPointer()), length);
-  stream_->touch();
-}
-
-void Executor::load(const FunctionImage& image, std::function<void(LoadResult)> done) {
-  CHECK(state_ == State::kRunning || state_ == State::kUnavailable);
-  CHECK(!loads_in_flight_.contains(image.id));
-  loads_in_flight_.emplace(image.id, std::move(done));
-  flatbuffers::FlatBufferBuilder builder(image.bytes.size() + 4096);
-  auto bytes = builder.CreateVector(reinterpret_cast<const uint8_t*>(image.bytes.data()),
-                                    image.bytes.size());
-  auto name = builder.CreateString(image.name);
-  auto argv0 = builder.CreateString(image.argv0);
-  auto args = builder.CreateVectorOfStrings(image.args);
-  auto env = builder.CreateVectorOfStrings(image.env);
-  schema::LimitsBuilder limits_builder(builder);
-  limits_builder.add_memory_bytes(image.memory_bytes);
-  limits_builder.add_timeout_ms(image.timeout_ms);
-  auto limits = limits_builder.Finish();
-  auto load = schema::CreateLoad(builder, image.id, name, bytes, args, argv0, env, limits);
-  builder.Finish(schema::CreateToExecutor(builder, schema::Command::Load, load.Union()));
-  send(builder);
-}
-
-void Executor::unload(uint64_t function) {
-  if (state_ != State::kRunning) return;
-  flatbuffers::FlatBufferBuilder builder;
-  auto unload = schema::CreateUnload(builder, function);
-  builder.Finish(schema::CreateToExecutor(builder, schema::Command::Unload, unload.Union()));
-  send(builder);
-}
-
-void Executor::invoke(uint64_t function, amqp::Bytes input, std::function<void(CallResult)> done) {
-  CHECK(state_ == State::kRunning || state_ == State::kUnavailable);
-  uint64_t call = ++last_call_;
-  ++calls_;
-  calls_in_flight_.emplace_hint(calls_in_flight_.end(), call, std::move(done));
-  flatbuffers::FlatBufferBuilder builder(input.size() + 128);
-  auto bytes = builder.CreateVector(input.data(), input.size());
-  auto invoke = schema::CreateInvoke(builder, call, function, bytes);
-  builder.Finish(schema::CreateToExecutor(builder, schema::Command::Invoke, invoke.Union()));
-  send(builder);
 }
 
 }  // namespace sluice::broker

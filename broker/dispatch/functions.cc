@@ -3,13 +3,11 @@
 #include <algorithm>
 #include <chrono>
 
-#include <openssl/evp.h>
 #include <spdlog/spdlog.h>
 
 #include "base/check.h"
+#include "broker/dispatch/background.h"
 #include "broker/dispatch/limits.h"
-#include "broker/dispatch/names.h"
-#include "schemas/catalog_generated.h"
 
 namespace sluice::broker {
 
@@ -23,128 +21,65 @@ int64_t now_ms() {
   return std::chrono::duration_cast<std::chrono::milliseconds>(now).count();
 }
 
-std::string sha256_hex(std::string_view bytes) {
-  unsigned char digest[EVP_MAX_MD_SIZE];
-  unsigned length = 0;
-  CHECK(EVP_Digest(bytes.data(), bytes.size(), digest, &length, EVP_sha256(), nullptr) == 1);
-  static constexpr char kDigits[] = "0123456789abcdef";
-  std::string hex;
-  for (unsigned i = 0; i < length; ++i) {
-    hex += kDigits[digest[i] >> 4];
-    hex += kDigits[digest[i] & 15];
-  }
-  return hex;
-}
-
 std::string catalog_key(const FunctionVersion& version) {
   return version.name + '\0' + std::to_string(version.version);
-}
-
-Expected<> check(const std::string& name, const FunctionConfig& config, const std::string& image) {
-  if (!valid_name(name)) return fail(Code::kInvalid, "a function's " + std::string(kNameRule));
-  if (image.empty()) return fail(Code::kInvalid, "the image is empty");
-  if (image.size() > kImageMaxBytes) {
-    return fail(Code::kLimit, "the image has " + std::to_string(image.size()) +
-                                  " bytes; the limit is " + std::to_string(kImageMaxBytes));
-  }
-  if (config.memory_bytes < kMemoryMinBytes || config.memory_bytes > kMemoryMaxBytes) {
-    return fail(Code::kLimit, "memory is between " + std::to_string(kMemoryMinBytes) + " and " +
-                                  std::to_string(kMemoryMaxBytes) + " bytes");
-  }
-  if (config.timeout_ms == 0 || config.timeout_ms > kTimeoutMaxMs) {
-    return fail(Code::kLimit,
-                "the timeout is between 1 and " + std::to_string(kTimeoutMaxMs) + " ms");
-  }
-  size_t bytes = 0;
-  for (const auto* list : {&config.args, &config.env}) {
-    if (list->size() > kArgumentsMax) {
-      return fail(Code::kLimit, "at most " + std::to_string(kArgumentsMax) +
-                                    " arguments and environment entries each");
-    }
-    for (const std::string& text : *list) {
-      bytes += text.size() + 1;
-      if (text.find('\0') != std::string::npos) {
-        return fail(Code::kInvalid, "an argument or environment entry holds a NUL byte");
-      }
-    }
-  }
-  if (bytes > kArgumentsMaxBytes) {
-    return fail(Code::kLimit, "arguments and environment have more than " +
-                                  std::to_string(kArgumentsMaxBytes) + " bytes");
-  }
-  return {};
-}
-
-std::vector<std::string> texts(
-    const flatbuffers::Vector<flatbuffers::Offset<flatbuffers::String>>* vector) {
-  std::vector<std::string> list;
-  if (vector == nullptr) return list;
-  for (const auto* text : *vector) list.push_back(text->str());
-  return list;
 }
 
 }  // namespace
 
 Functions::Functions(uv_loop_t* loop, storage::Store& store, VirtualHost& virtual_host,
                      Executor& executor)
-    : store_(store),
+    : loop_(loop),
+      store_(store),
       virtual_host_(virtual_host),
       journal_(virtual_host.journal()),
       bodies_(virtual_host.bodies()),
       executor_(executor),
       refusals_wakeup_(loop, [this] {
         for (auto& answer : std::exchange(refusals_, {})) answer();
-      }) {}
+      }) {
+  executor_.when_stats([this](uint64_t id, const FunctionStats& stats) {
+    if (auto found = by_id_.find(id); found != by_id_.end()) found->second->stats = stats;
+  });
+}
 
 Expected<> Functions::recover() {
   auto entries = store_.catalog(CatalogKind::kFunction);
   if (!entries) return std::unexpected(entries.error());
   for (const storage::CatalogEntry& entry : *entries) {
-    auto version = read(entry);
+    auto version = read_record(entry.value);
     if (!version) return std::unexpected(version.error());
     functions_[(*version)->name].versions.push_back(*version);
+    by_id_.emplace((*version)->id, *version);
     last_id_ = std::max(last_id_, (*version)->id);
   }
   for (auto& [name, function] : functions_) {
     std::ranges::sort(function.versions, {}, [](const VersionPtr& v) { return v->version; });
+    for (const VersionPtr& version : function.versions) {
+      version->superseded = version != function.versions.back();
+    }
   }
   return {};
 }
 
-Expected<Functions::VersionPtr> Functions::read(const storage::CatalogEntry& entry) {
-  flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(entry.value.data()),
-                                 entry.value.size());
-  if (!verifier.VerifyBuffer<schema::FunctionRecord>(nullptr)) {
-    return fail(Code::kCorrupt, "the catalog's record of a function is damaged");
-  }
-  const auto* record = flatbuffers::GetRoot<schema::FunctionRecord>(entry.value.data());
-  auto version = std::make_shared<FunctionVersion>();
-  version->id = record->id();
-  version->name = record->name()->str();
-  version->version = record->version();
-  version->config = {record->image_name()->str(), texts(record->args()), texts(record->env()),
-                     record->memory_bytes(), record->timeout_ms()};
-  version->image_sha256 = record->image_sha256()->str();
-  version->image_bytes = record->image_bytes();
-  version->created_at_ms = record->created_at_ms();
-  return version;
+bool Functions::uses_blob(std::string_view sha256) const {
+  return std::ranges::any_of(functions_, [&](const auto& function) {
+    return std::ranges::any_of(function.second.versions, [&](const VersionPtr& v) {
+      return v->image_sha256 == sha256 || v->rootfs_sha256 == sha256;
+    });
+  });
 }
 
-void Functions::save(const FunctionVersion& version, std::string image) {
-  flatbuffers::FlatBufferBuilder builder;
-  auto name = builder.CreateString(version.name);
-  auto sha256 = builder.CreateString(version.image_sha256);
-  auto image_name = builder.CreateString(version.config.image_name);
-  auto args = builder.CreateVectorOfStrings(version.config.args);
-  auto env = builder.CreateVectorOfStrings(version.config.env);
-  builder.Finish(schema::CreateFunctionRecord(
-      builder, name, version.version, version.id, sha256, image_name, version.image_bytes, args,
-      env, version.config.memory_bytes, version.config.timeout_ms, version.created_at_ms));
+// Blobs that are there already are not written again.
+void Functions::save(const FunctionVersion& version, FunctionFiles& files) {
   storage::Batch& batch = journal_.changes();
   batch.definitions.push_back(
-      {CatalogKind::kFunction, catalog_key(version),
-       std::string(reinterpret_cast<const char*>(builder.GetBufferPointer()), builder.GetSize())});
-  batch.blobs.push_back({version.image_sha256, std::move(image)});
+      {CatalogKind::kFunction, catalog_key(version), write_record(version)});
+  auto put = [&](const std::string& sha256, std::string& bytes) {
+    if (!sha256.empty() && !uses_blob(sha256)) batch.blobs.push_back({sha256, std::move(bytes)});
+  };
+  put(version.image_sha256, files.image);
+  put(version.rootfs_sha256, files.rootfs);
 }
 
 Functions::VersionPtr Functions::newest(std::string_view name) const {
@@ -168,9 +103,10 @@ CallLog* Functions::log(std::string_view name) {
   return found == functions_.end() ? nullptr : &found->second.log;
 }
 
-void Functions::deploy(std::string name, FunctionConfig config, std::string image,
+void Functions::deploy(std::string name, FunctionConfig config, FunctionFiles files,
                        std::function<void(Expected<VersionPtr>)> done) {
-  if (auto checked = check(name, config, image); !checked) {
+  if (config.image_name.empty()) config.image_name = config.image_path;
+  if (auto checked = check(name, config, files); !checked) {
     done(std::unexpected(checked.error()));
     return;
   }
@@ -181,22 +117,35 @@ void Functions::deploy(std::string name, FunctionConfig config, std::string imag
   if (auto before = newest(name)) number = std::max(number, before->version);
   version->version = ++number;
   version->config = std::move(config);
-  version->image_sha256 = sha256_hex(image);
-  version->image_bytes = image.size();
+  version->image_bytes = files.image.size();
+  version->rootfs_bytes = files.rootfs.size();
   version->created_at_ms = now_ms();
-  load(version, image);
-  auto checked = [this, version, image = std::move(image), done = std::move(done)]() mutable {
-    deploy_checked(version, std::move(image), std::move(done));
+  auto held = std::make_shared<FunctionFiles>(std::move(files));
+  // Hashing a root file system takes as long as thousands of messages do.
+  in_background(
+      loop_,
+      [version, held] {
+        if (!held->image.empty()) version->image_sha256 = sha256_hex(held->image);
+        if (!held->rootfs.empty()) version->rootfs_sha256 = sha256_hex(held->rootfs);
+      },
+      [this, version, held, done = std::move(done)] { deploy_hashed(version, held, done); });
+}
+
+void Functions::deploy_hashed(const VersionPtr& version,
+                              const std::shared_ptr<FunctionFiles>& files,
+                              std::function<void(Expected<VersionPtr>)> done) {
+  load(version, files);
+  auto checked = [this, version, files, done = std::move(done)] {
+    deploy_checked(version, *files, done);
   };
   if (version->state == FunctionVersion::State::kLoading) {
-    version->waiting.push_back(
-        [checked = std::make_shared<decltype(checked)>(std::move(checked))] { (*checked)(); });
+    version->waiting.push_back(std::move(checked));
   } else {
     checked();
   }
 }
 
-void Functions::deploy_checked(const VersionPtr& version, std::string image,
+void Functions::deploy_checked(const VersionPtr& version, FunctionFiles& files,
                                std::function<void(Expected<VersionPtr>)> done) {
   if (version->state == FunctionVersion::State::kFailed) {
     executor_.unload(version->id);
@@ -204,17 +153,36 @@ void Functions::deploy_checked(const VersionPtr& version, std::string image,
     return;
   }
   VirtualHost::Change change(virtual_host_);
-  save(*version, std::move(image));
+  save(*version, files);
   auto& versions = functions_[version->name].versions;
-  // Nobody calls an older version any more. Calls under way end as usual.
-  for (const VersionPtr& older : versions) unload(older);
   versions.insert(std::ranges::upper_bound(versions, version->version, {},
                                            [](const VersionPtr& v) { return v->version; }),
                   version);
+  by_id_.emplace(version->id, version);
+  // Nobody calls an older version any more.
+  for (const VersionPtr& older : versions) {
+    if (older != versions.back()) supersede(older);
+  }
   journal_.when_durable([version, done = std::move(done)] {
     spdlog::info("function {} version {} deployed", version->name, version->version);
     done(version);
   });
+}
+
+// Calls that are under way keep it loaded until they end.
+void Functions::supersede(const VersionPtr& version) {
+  version->superseded = true;
+  unload_superseded(*version);
+}
+
+void Functions::unload_superseded(FunctionVersion& version) {
+  if (!version.superseded || version.pending > 0 ||
+      version.state != FunctionVersion::State::kReady) {
+    return;
+  }
+  executor_.unload(version.id);
+  version.state = FunctionVersion::State::kUnloaded;
+  version.stats.reset();
 }
 
 void Functions::remove(std::string_view name, std::function<void(Expected<>)> done) {
@@ -227,42 +195,97 @@ void Functions::remove(std::string_view name, std::function<void(Expected<>)> do
   auto removed = std::move(found->second.versions);
   functions_.erase(found);
   for (const VersionPtr& version : removed) {
+    by_id_.erase(version->id);
     executor_.unload(version->id);
+    version->superseded = true;  // where it is still being loaded
     journal_.changes().definitions.push_back(
         {CatalogKind::kFunction, catalog_key(*version), std::nullopt});
-    bool shared = std::ranges::any_of(functions_, [&](const auto& other) {
-      return std::ranges::any_of(other.second.versions, [&](const VersionPtr& v) {
-        return v->image_sha256 == version->image_sha256;
-      });
-    });
-    if (!shared) journal_.changes().blobs.push_back({version->image_sha256, std::nullopt});
+    for (const std::string& sha256 : {version->image_sha256, version->rootfs_sha256}) {
+      if (sha256.empty() || uses_blob(sha256)) continue;
+      journal_.changes().blobs.push_back({sha256, std::nullopt});
+    }
   }
   journal_.when_durable([done = std::move(done)] { done({}); });
 }
 
-void Functions::unload(const VersionPtr& version) {
-  if (version->state != FunctionVersion::State::kReady) return;
-  executor_.unload(version->id);
-  version->state = FunctionVersion::State::kUnloaded;
-}
-
-void Functions::load(const VersionPtr& version, std::string image) {
+void Functions::load(const VersionPtr& version, std::shared_ptr<FunctionFiles> files) {
   version->state = FunctionVersion::State::kLoading;
   version->state_reason.clear();
-  executor_.when_up(
-      [this, version, image = std::move(image)]() mutable { load_now(version, std::move(image)); });
+  loads_.push_back({version, std::move(files)});
+  executor_.when_up([this] { start_loads(); });
 }
 
-void Functions::load_now(const VersionPtr& version, std::string image) {
+void Functions::start_loads() {
+  while (!loads_.empty() &&
+         (loading_bytes_ == 0 || loading_bytes_ + loads_.front().bytes() <= kLoadsMaxBytes)) {
+    Load load = std::move(loads_.front());
+    loads_.pop_front();
+    loading_bytes_ += load.bytes();
+    if (load.files != nullptr) {
+      load_now(load);
+    } else {
+      read_files(std::move(load));
+    }
+  }
+}
+
+void Functions::read_files(Load load) {
+  auto files = std::make_shared<Expected<FunctionFiles>>();
+  auto read = [&store = store_, files, version = load.version] {
+    auto blob = [&](const std::string& sha256, std::string& to) {
+      if (sha256.empty() || !*files) return;
+      auto bytes = store.blob(sha256);
+      if (bytes) {
+        to = std::move(*bytes);
+      } else {
+        *files = std::unexpected(bytes.error());
+      }
+    };
+    FunctionFiles found;
+    blob(version->image_sha256, found.image);
+    blob(version->rootfs_sha256, found.rootfs);
+    if (*files) *files = std::move(found);
+  };
+  in_background(loop_, std::move(read), [this, files, load = std::move(load)]() mutable {
+    if (!*files) {
+      load_ended(load, {.outcome = schema::Outcome::unavailable,
+                        .message = "the image can not be read: " + files->error().message});
+      return;
+    }
+    load.files = std::make_shared<FunctionFiles>(std::move(**files));
+    load_now(load);
+  });
+}
+
+void Functions::load_now(const Load& load) {
   if (executor_.state() != Executor::State::kRunning &&
       executor_.state() != Executor::State::kUnavailable) {
-    loaded(version, {.outcome = schema::Outcome::unavailable, .message = executor_.reason()});
+    load_ended(load, {.outcome = schema::Outcome::unavailable, .message = executor_.reason()});
     return;
   }
-  executor_.load({version->id, version->name, version->config.image_name, std::move(image),
-                  version->config.args, version->config.env, version->config.memory_bytes,
-                  version->config.timeout_ms},
-                 [this, version](const LoadResult& result) { loaded(version, result); });
+  const FunctionVersion& version = *load.version;
+  const FunctionConfig& config = version.config;
+  executor_.load({.id = version.id,
+                  .name = version.name,
+                  .owner = config.owner,
+                  .argv0 = config.image_name,
+                  .image = load.files->image,
+                  .rootfs = load.files->rootfs,
+                  .image_path = config.image_path,
+                  .args = config.args,
+                  .env = config.env,
+                  .limits = config.limits,
+                  .concurrency = config.concurrency},
+                 // Without the files: what was sent is not kept.
+                 [this, load = Load{load.version, nullptr}](const LoadResult& result) {
+                   load_ended(load, result);
+                 });
+}
+
+void Functions::load_ended(const Load& load, const LoadResult& result) {
+  loading_bytes_ -= load.bytes();
+  loaded(load.version, result);
+  start_loads();
 }
 
 void Functions::loaded(const VersionPtr& version, const LoadResult& result) {
@@ -270,6 +293,8 @@ void Functions::loaded(const VersionPtr& version, const LoadResult& result) {
   switch (result.outcome) {
     case schema::Outcome::ok:
       version->state = State::kReady;
+      version->protocol = result.speaks_protocol ? schema::FunctionProtocol::frames
+                                                 : schema::FunctionProtocol::plain;
       break;
     case schema::Outcome::bad_image:
       version->state = State::kFailed;
@@ -282,12 +307,14 @@ void Functions::loaded(const VersionPtr& version, const LoadResult& result) {
   version->at_first_read = result.at_first_read;
   version->load_us = result.load_us;
   for (auto& waiter : std::exchange(version->waiting, {})) waiter();
+  unload_superseded(*version);
 }
 
 void Functions::executor_changed() {
   // A new executor has nothing loaded; the old one's answers have come or will not.
   for (auto& [name, function] : functions_) {
     for (const VersionPtr& version : function.versions) {
+      version->stats.reset();
       if (version->state != FunctionVersion::State::kLoading) {
         version->state = FunctionVersion::State::kUnloaded;
       }
@@ -297,115 +324,9 @@ void Functions::executor_changed() {
 
 void Functions::prepare(const VersionPtr& version) {
   using State = FunctionVersion::State;
-  if (version->state != State::kUnloaded && version->state != State::kUnavailable) return;
-  auto image = store_.blob(version->image_sha256);
-  if (image) {
-    load(version, std::move(*image));
-  } else {
-    version->state = State::kUnavailable;
-    version->state_reason = "the image can not be read: " + image.error().message;
+  if (version->state == State::kUnloaded || version->state == State::kUnavailable) {
+    load(version, nullptr);
   }
-}
-
-void Functions::call(const VersionPtr& version, amqp::Bytes input, Caller caller,
-                     std::function<void(CallResult)> done) {
-  prepare(version);
-  if (version->state == FunctionVersion::State::kLoading) {
-    version->waiting.push_back([this, version, input, caller = std::move(caller),
-                                done = std::move(done)] { run(version, input, caller, done); });
-    return;
-  }
-  run(version, input, std::move(caller), std::move(done));
-}
-
-void Functions::call(const VersionPtr& version, const storage::BodyPtr& input, Caller caller,
-                     std::function<void(CallResult)> done) {
-  if (input->bytes() > kInputMaxBytes) {
-    CallResult result{.outcome = schema::Outcome::input_limit,
-                      .message = "the message has " + std::to_string(input->bytes()) +
-                                 " bytes; a function takes at most " +
-                                 std::to_string(kInputMaxBytes)};
-    note(*version, caller, result);
-    refuse_later(std::move(result), std::move(done));
-    return;
-  }
-  large_inputs_.push_back({version, input, std::move(caller), std::move(done)});
-  start_large_inputs();
-}
-
-void Functions::start_large_inputs() {
-  while (!large_inputs_.empty() &&
-         large_input_bytes_ + large_inputs_.front().body->bytes() <= kLargeInputsMaxBytes) {
-    LargeInput input = std::move(large_inputs_.front());
-    large_inputs_.pop_front();
-    call_large(std::move(input));
-  }
-}
-
-void Functions::call_large(LargeInput input) {
-  uint64_t bytes = input.body->bytes();
-  large_input_bytes_ += bytes;
-  auto finished = [this, bytes, done = std::move(input.done)](CallResult result) {
-    large_input_bytes_ -= bytes;
-    start_large_inputs();
-    done(std::move(result));
-  };
-  bodies_.read_whole(input.body, [this, version = input.version, caller = input.caller,
-                                  finished](Expected<std::string> read) {
-    if (!read) {
-      CallResult result{.outcome = schema::Outcome::internal,
-                        .message = "the message can not be read: " + read.error().message};
-      note(*version, caller, result);
-      finished(std::move(result));
-      return;
-    }
-    auto held = std::make_shared<std::string>(std::move(*read));
-    call(version, amqp::as_bytes(*held), caller,
-         [held, finished](CallResult result) { finished(std::move(result)); });
-  });
-}
-
-void Functions::run(const VersionPtr& version, amqp::Bytes input, Caller caller,
-                    std::function<void(CallResult)> done) {
-  using State = FunctionVersion::State;
-  if (version->state != State::kReady) {
-    CallResult result{.outcome = version->state == State::kFailed ? schema::Outcome::bad_image
-                                                                  : schema::Outcome::unavailable,
-                      .message = version->state_reason};
-    note(*version, caller, result);
-    refuse_later(std::move(result), std::move(done));
-    return;
-  }
-  executor_.invoke(
-      version->id, input,
-      [this, version, caller = std::move(caller), done = std::move(done)](CallResult result) {
-        note(*version, caller, result);
-        done(std::move(result));
-      });
-}
-
-void Functions::refuse_later(CallResult result, std::function<void(CallResult)> done) {
-  refusals_.push_back([result = std::move(result), done = std::move(done)] { done(result); });
-  refusals_wakeup_.send();
-}
-
-void Functions::note(const FunctionVersion& version, const Caller& caller,
-                     const CallResult& result) {
-  auto found = functions_.find(version.name);
-  if (found == functions_.end()) return;
-  auto at = std::ranges::find(found->second.versions, version.id,
-                              [](const VersionPtr& v) { return v->id; });
-  if (at == found->second.versions.end()) return;
-  ++(*at)->calls;
-  if (!result.ok()) ++(*at)->failures;
-  if (result.ok() && result.log.empty()) return;
-  found->second.log.add({.time_ms = now_ms(),
-                         .version = version.version,
-                         .source = caller.source,
-                         .attempt = caller.attempt,
-                         .outcome = result.outcome,
-                         .message = result.message,
-                         .log = result.log});
 }
 
 }  // namespace sluice::broker

@@ -5,6 +5,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -12,42 +13,25 @@
 #include "base/error.h"
 #include "broker/dispatch/call_log.h"
 #include "broker/dispatch/executor.h"
+#include "broker/dispatch/function.h"
+#include "broker/dispatch/protocol.h"
 #include "broker/routing/virtual_host.h"
 #include "storage/store.h"
 
 namespace sluice::broker {
 
-// What a function is deployed with.
-struct FunctionConfig {
-  std::string image_name;  // becomes argv[0]
-  std::vector<std::string> args, env;
-  uint64_t memory_bytes = 64u << 20;
-  uint32_t timeout_ms = 5000;
+// What a function is called with. The records view what the caller holds until the call's end.
+struct CallInput {
+  std::vector<protocol::Record> records;  // a plain program takes one, and its body alone
+  // Of those whose body is external: by record, null where it is not; or nothing at all.
+  std::vector<storage::BodyPtr> bodies;
+  std::optional<amqp::Bytes> state;
+  // What the answer gives (outputs, a state) is to be carried out: a call fails whose answer asks
+  // for what can not be.
+  bool settles = true;
 };
 
-// One deployed version. What it can do depends on the executor: it has to be loaded there, which is
-// done when it is first needed and again after the executor was restarted.
-struct FunctionVersion {
-  enum class State { kUnloaded, kLoading, kReady, kFailed, kUnavailable };
-
-  uint64_t id = 0;  // the executor's name for it
-  std::string name;
-  uint32_t version = 1;
-  FunctionConfig config;
-  std::string image_sha256;
-  uint64_t image_bytes = 0;
-  int64_t created_at_ms = 0;
-
-  State state = State::kUnloaded;
-  std::string state_reason;  // a failure, or a warning of a ready one
-  bool at_first_read = false;
-  uint64_t load_us = 0;
-  uint64_t calls = 0;
-  uint64_t failures = 0;
-  std::vector<std::function<void()>> waiting;  // for the end of kLoading
-};
-
-// The functions: deployed, kept in the catalog with their images as blobs, and called. On the first
+// The functions: deployed, kept in the catalog with their files as blobs, and called. On the first
 // shard's thread; but newest() may be called on any shard's, as the functions there are change only
 // while all others stand still.
 class Functions {
@@ -58,10 +42,10 @@ class Functions {
 
   Expected<> recover();
 
-  // Checks the image with the executor, then stores it as the next version; `done` is called when
-  // it is durable. An image that can not run is refused (kInvalid); where the executor can not tell
-  // because it runs no sandboxes, the function is stored all the same.
-  void deploy(std::string name, FunctionConfig config, std::string image,
+  // Checks the files with the executor, then stores them as the next version; `done` is called when
+  // it is durable. A program that can not run is refused (kInvalid); where the executor can not
+  // tell because it runs no sandboxes, the function is stored all the same.
+  void deploy(std::string name, FunctionConfig config, FunctionFiles files,
               std::function<void(Expected<VersionPtr>)> done);
   // All versions; `done` when durable. kNotFound.
   void remove(std::string_view name, std::function<void(Expected<>)> done);
@@ -80,11 +64,10 @@ class Functions {
     std::string source;
     uint32_t attempt = 1;
   };
-  // Runs the version on `input`, which must live until `done`; that comes on a later turn.
-  void call(const VersionPtr& version, amqp::Bytes input, Caller caller,
-            std::function<void(CallResult)> done);
-  // The same with an external body, which is read whole. One above kInputMaxBytes fails the call.
-  void call(const VersionPtr& version, const storage::BodyPtr& input, Caller caller,
+  // Runs the version on `input`, or a newer one that has taken its place. External bodies are read
+  // whole before. Input over the limits, and several records for a plain program, fail the call.
+  // `done` comes on a later turn.
+  void call(const VersionPtr& version, CallInput input, Caller caller,
             std::function<void(CallResult)> done);
 
   // The executor's state has changed.
@@ -96,28 +79,41 @@ class Functions {
     CallLog log;
   };
 
-  Expected<VersionPtr> read(const storage::CatalogEntry& entry);
-  void save(const FunctionVersion& version, std::string image);
-  void unload(const VersionPtr& version);
-  void load(const VersionPtr& version, std::string image);
-  void load_now(const VersionPtr& version, std::string image);
-  void loaded(const VersionPtr& version, const LoadResult& result);
-  struct LargeInput {
-    VersionPtr version;
-    storage::BodyPtr body;
-    Caller caller;
-    std::function<void(CallResult)> done;
-  };
-  void start_large_inputs();
-  void call_large(LargeInput input);
-  void run(const VersionPtr& version, amqp::Bytes input, Caller caller,
-           std::function<void(CallResult)> done);
-  void note(const FunctionVersion& version, const Caller& caller, const CallResult& result);
-  void deploy_checked(const VersionPtr& version, std::string image,
+  void deploy_hashed(const VersionPtr& version, const std::shared_ptr<FunctionFiles>& files,
+                     std::function<void(Expected<VersionPtr>)> done);
+  void deploy_checked(const VersionPtr& version, FunctionFiles& files,
                       std::function<void(Expected<VersionPtr>)> done);
+  void save(const FunctionVersion& version, FunctionFiles& files);
+  bool uses_blob(std::string_view sha256) const;
+  void supersede(const VersionPtr& version);
+  void unload_superseded(FunctionVersion& version);
 
-  void refuse_later(CallResult result, std::function<void(CallResult)> done);
+  // Of the files of versions that are being loaded, only so much is in RAM at a time.
+  struct Load {
+    VersionPtr version;
+    std::shared_ptr<FunctionFiles> files;  // null: to be read from the store
+    uint64_t bytes() const { return version->image_bytes + version->rootfs_bytes; }
+  };
+  void load(const VersionPtr& version, std::shared_ptr<FunctionFiles> files);
+  void start_loads();
+  void read_files(Load load);
+  void load_now(const Load& load);
+  void load_ended(const Load& load, const LoadResult& result);
+  void loaded(const VersionPtr& version, const LoadResult& result);
 
+  // function_calls.cc
+  struct Call;
+  using CallPtr = std::shared_ptr<Call>;
+  void start_large_calls();
+  void read_bodies(const CallPtr& call);
+  void start(const CallPtr& call);
+  void run(const CallPtr& call);
+  void take_answer(const Call& call, CallResult& result) const;
+  void finish(Call& call, CallResult result);
+  void finish_later(const CallPtr& call, CallResult result);
+  void note(const Call& call, const CallResult& result);
+
+  uv_loop_t* const loop_;
   storage::Store& store_;
   VirtualHost& virtual_host_;
   Journal& journal_;
@@ -125,9 +121,12 @@ class Functions {
   Executor& executor_;
   std::map<std::string, Function, std::less<>> functions_;
   std::map<std::string, uint32_t, std::less<>> deploying_;  // version numbers given out
+  std::map<uint64_t, VersionPtr> by_id_;                    // of all functions
   uint64_t last_id_ = 0;
-  std::deque<LargeInput> large_inputs_;  // that wait for room
-  uint64_t large_input_bytes_ = 0;       // of calls under way
+  std::deque<Load> loads_;  // that wait for the executor or for room
+  uint64_t loading_bytes_ = 0;
+  std::deque<CallPtr> large_calls_;  // that wait for room
+  uint64_t large_call_bytes_ = 0;    // of calls under way
   // Calls that could not be made, to be answered on the next turn.
   std::vector<std::function<void()>> refusals_;
   net::Wakeup refusals_wakeup_;

@@ -17,15 +17,45 @@ inline constexpr size_t kImageMaxBytes = 64u << 20;
 inline constexpr uint64_t kMemoryMinBytes = 4u << 20;
 inline constexpr uint64_t kMemoryMaxBytes = 4ull << 30;
 inline constexpr uint32_t kTimeoutMaxMs = 15 * 60 * 1000;
+inline constexpr uint32_t kOutputMinBytes = 16;
+inline constexpr uint32_t kOutputMaxBytes = 128u << 20;
+inline constexpr uint32_t kLogMaxBytes = 16u << 20;
+inline constexpr uint32_t kOpenFilesMin = 3;
+inline constexpr uint32_t kOpenFilesMax = 4096;
+inline constexpr uint32_t kThreadsMax = 1024;
+inline constexpr uint64_t kTmpfsMaxBytes = 4ull << 30;
+// A root file system: a tar archive. It is in RAM while it is deployed or loaded, not otherwise.
+inline constexpr size_t kRootfsMaxBytes = 256u << 20;
+inline constexpr size_t kPathMaxBytes = 4096;
+// Of functions that are being loaded at the same time; others wait. A larger one is loaded alone.
+inline constexpr uint64_t kLoadsMaxBytes = 128u << 20;
 inline constexpr size_t kArgumentsMax = 256;
 inline constexpr size_t kArgumentsMaxBytes = 128u << 10;
 inline constexpr size_t kNameMaxBytes = 255;
 
 inline constexpr uint32_t kConcurrencyMax = 1024;
+inline constexpr uint32_t kBatchSizeMax = 10'000;
+inline constexpr uint32_t kBatchWindowMaxMs = 300'000;
+// Records that a subscription's calls have in RAM; with more it takes none, unless nothing is out.
+inline constexpr uint64_t kBatchesMaxBytes = 256u << 20;
 inline constexpr uint32_t kAttemptsMax = 1'000'000;
 inline constexpr uint32_t kBackoffMaxMs = 24 * 3600 * 1000;
 // Failed messages that a subscription holds for their next attempt; with more it takes none.
 inline constexpr size_t kWaitingRetryMax = 1000;
+
+// The function protocol (sdk/PROTOCOL.md, "Limits"): an invocation frame, and the items of an
+// answer, those of its outputs included.
+inline constexpr size_t kInvocationMaxBytes = 64u << 20;
+inline constexpr size_t kAnswerItemsMax = 65'536;
+// AMQP's short strings: exchanges, routing keys, names of headers.
+inline constexpr size_t kShortTextMaxBytes = 255;
+// Ten years; a sum with the time of day stays far from overflow.
+inline constexpr uint64_t kDelayMaxMs = 10ull * 366 * 24 * 3600 * 1000;
+// What a program says of its own failure goes into headers and answers: the start of it.
+inline constexpr size_t kMessageMaxBytes = 4096;
+
+// What is to be sent to the executor beyond this goes to its socket piece by piece.
+inline constexpr size_t kSendPieceBytes = 1u << 20;
 
 // How much of a failed call's stderr goes into the dead-letter headers: the end of it.
 inline constexpr size_t kDeadLetterLogBytes = 4096;
@@ -50,8 +80,10 @@ inline constexpr uint64_t kMachineMemoryParts = 4;
 inline constexpr uint32_t kExecutorTasksMax = 4096;
 
 static_assert(kExecutorMemoryParts < kMachineMemoryParts);
-static_assert(kImageMaxBytes < kFrameMaxBytes);
+static_assert(kOutputMaxBytes + kLogMaxBytes < kFrameMaxBytes);
 static_assert(kInputMaxBytes <= kLargeInputsMaxBytes);
+static_assert(kInvocationMaxBytes <= kLargeInputsMaxBytes);
+static_assert(kInvocationMaxBytes <= kBatchesMaxBytes);
 static_assert(kLogEntryMaxBytes >= kDeadLetterLogBytes);
 
 }  // namespace sluice::broker::dispatch

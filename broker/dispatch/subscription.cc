@@ -6,22 +6,31 @@
 
 #include "base/check.h"
 #include "broker/dispatch/limits.h"
-#include "broker/routing/dead_letter.h"
+#include "broker/dispatch/subscription_call.h"
 
 namespace sluice::broker {
 
 using namespace dispatch;
 
-// A message on its way through the function.
-struct Subscription::Call {
-  Entry entry;
-  const uint64_t epoch;
-  // What the first shard needs of it.
-  VirtualHost* const host;
-  const Functions::VersionPtr function;
-  const Functions::Caller caller;
-  const storage::RecordPtr record;
-};
+namespace {
+
+// At least what the message takes in an invocation.
+uint64_t size_bound(const Entry& entry) {
+  return protocol::record_size_bound(entry.record->body_bytes(), entry.record->properties().size());
+}
+
+protocol::Record record_of(const Entry& entry) {
+  return {.id = entry.sequence,
+          .published_at_ms = entry.record->published_at_ms(),
+          .attempt = entry.attempts + 1,
+          .redelivered = entry.redelivered,
+          .body = entry.record->body(),
+          .exchange = entry.record->exchange(),
+          .routing_key = entry.record->routing_key(),
+          .properties = entry.record->properties()};
+}
+
+}  // namespace
 
 Subscription::Subscription(VirtualHost& virtual_host, Functions& functions,
                            const Executor& executor, SubscriptionSettings settings)
@@ -51,6 +60,10 @@ void Subscription::attach(const std::shared_ptr<Queue>& queue) {
   queue_ = queue;
   host_ = &functions_host_.host_of(*queue);
   retry_timer_.emplace(host_->journal().loop(), [this] { retry_due(); });
+  window_timer_.emplace(host_->journal().loop(), [this] {
+    gathered_ = true;
+    start_gathered();
+  });
   ++epoch_;
   queue_->add_consumer(this, false);
 }
@@ -59,13 +72,15 @@ void Subscription::change(SubscriptionSettings settings) {
   CHECK(settings.name == settings_.name && settings.queue == settings_.queue);
   bool pausing = settings.paused && !settings_.paused;
   settings_ = std::move(settings);
-  if (pausing) give_back();
+  if (pausing && queue_ != nullptr) give_back();
+  if (queue_ != nullptr) give_back_gathered();
   wake();
 }
 
 void Subscription::wake() {
   if (queue_ == nullptr) return;
   retry_due();
+  start_gathered();
   queue_->consumer_ready(this);
 }
 
@@ -79,14 +94,25 @@ void Subscription::give_back() {
   for (Entry& entry : entries) queue_->requeue(std::move(entry), Queue::Counts::kNo);
 }
 
+// Nobody has seen them.
+void Subscription::give_back_gathered() {
+  window_timer_->stop();
+  gathered_ = false;
+  gathering_bytes_ = 0;
+  for (Entry& entry : std::exchange(gathering_, {})) queue_->give_back(std::move(entry));
+}
+
 void Subscription::close() {
   if (queue_ == nullptr) return;
   auto queue = queue_;
   queue->remove_consumer(this);
+  give_back_gathered();
   give_back();
   auto calls = std::exchange(calls_, {});
   std::vector<Entry> entries;
-  for (auto& [key, call] : calls) entries.push_back(call->entry);
+  for (auto& [key, call] : calls) {
+    entries.insert(entries.end(), call->entries.begin(), call->entries.end());
+  }
   std::ranges::sort(entries, {}, &Entry::sequence);
   for (Entry& entry : entries) queue->requeue(std::move(entry), Queue::Counts::kNo);
   VirtualHost* host = host_;
@@ -98,8 +124,10 @@ void Subscription::detach() {
   queue_ = nullptr;
   host_ = nullptr;
   retry_timer_.reset();
+  window_timer_.reset();
   ++epoch_;
   in_flight_ = 0;
+  in_flight_bytes_ = 0;
 }
 
 void Subscription::queue_deleted(Queue&) {
@@ -107,29 +135,100 @@ void Subscription::queue_deleted(Queue&) {
   detach();
   calls_.clear();
   waiting_.clear();
+  gathering_.clear();
+  gathering_bytes_ = 0;
+  gathered_ = false;
 }
 
-bool Subscription::can_call() const {
-  return queue_ != nullptr && !settings_.paused && in_flight_ < settings_.concurrency &&
-         executor_.state() == Executor::State::kRunning &&
+// Whether it hands out messages at all.
+bool Subscription::serves() const {
+  return queue_ != nullptr && !settings_.paused && executor_.state() == Executor::State::kRunning &&
          functions_.newest(settings_.function) != nullptr;
 }
 
-bool Subscription::can_take() const { return can_call() && waiting_.size() < kWaitingRetryMax; }
+bool Subscription::can_call() const { return in_flight_ < settings_.concurrency && serves(); }
 
-void Subscription::take(Queue&, Entry entry) { start_call(std::move(entry)); }
+bool Subscription::can_take() const {
+  if (waiting_.size() >= kWaitingRetryMax) return false;
+  if (!gathering_.empty()) {
+    return !gathered_ && gathering_.size() < settings_.batch_size && serves();
+  }
+  return can_call() && (in_flight_ == 0 || in_flight_bytes_ < kBatchesMaxBytes);
+}
 
-void Subscription::start_call(Entry entry) {
+// A plain program takes one message a call, whatever the settings were made for.
+uint32_t Subscription::batch_max() const {
+  if (settings_.batch_size == 1) return 1;
+  auto function = functions_.newest(settings_.function);
+  return function != nullptr && function->speaks_protocol() ? settings_.batch_size : 1;
+}
+
+void Subscription::take(Queue&, Entry entry) {
+  uint32_t most = batch_max();
+  if (most == 1 && gathering_.empty()) {
+    std::vector<Entry> one;
+    one.push_back(std::move(entry));
+    start_call(std::move(one));
+  } else if (entry.attempts > 0) {
+    // What failed once is tried alone, so that it fails no others.
+    waiting_.emplace(now_ms(), std::move(entry));
+    retry_due();
+  } else {
+    gather(std::move(entry));
+    if (gathering_.size() >= most) {
+      gathered_ = true;
+      start_gathered();
+    }
+  }
+}
+
+void Subscription::gather(Entry entry) {
+  uint64_t bytes = size_bound(entry);
+  if (!gathering_.empty() &&
+      gathering_bytes_ + bytes > kInvocationMaxBytes - protocol::kInvocationOverheadBytes) {
+    gathered_ = true;
+    start_gathered();
+    if (!gathering_.empty()) {  // no slot for it yet, so none for another
+      waiting_.emplace(now_ms(), std::move(entry));
+      return;
+    }
+  }
+  // Without a window: at the end of this turn, with what else comes in it.
+  if (gathering_.empty()) window_timer_->start(settings_.batch_window_ms);
+  gathering_bytes_ += bytes;
+  gathering_.push_back(std::move(entry));
+}
+
+void Subscription::start_gathered() {
+  if (!gathered_ || gathering_.empty() || !can_call()) return;
+  window_timer_->stop();
+  gathered_ = false;
+  gathering_bytes_ = 0;
+  auto entries = std::exchange(gathering_, {});
+  if (batch_max() == 1 && entries.size() > 1) {
+    // A plain program has become the function meanwhile.
+    for (Entry& entry : entries) waiting_.emplace(now_ms(), std::move(entry));
+    retry_due();
+    return;
+  }
+  start_call(std::move(entries));
+}
+
+void Subscription::start_call(std::vector<Entry> entries) {
   ++in_flight_;
   ++counters_.calls;
-  ++host_->counters().delivered;
-  auto call =
-      std::make_shared<Call>(Call{.entry = entry,
-                                  .epoch = epoch_,
-                                  .host = host_,
-                                  .function = functions_.newest(settings_.function),
-                                  .caller = {"subscription " + settings_.name, entry.attempts + 1},
-                                  .record = entry.record});
+  counters_.records += entries.size();
+  host_->counters().delivered += entries.size();
+  uint64_t bytes = 0;
+  for (const Entry& entry : entries) bytes += entry.record->body().size();
+  in_flight_bytes_ += bytes;
+  uint32_t attempt = entries.front().attempts + 1;
+  auto call = std::make_shared<Call>(Call{.entries = std::move(entries),
+                                          .bytes = bytes,
+                                          .epoch = epoch_,
+                                          .host = host_,
+                                          .function = functions_.newest(settings_.function),
+                                          .caller = {"subscription " + settings_.name, attempt}});
   calls_.emplace(call.get(), call);
   if (host_ == &functions_host_) {
     run(call);
@@ -139,7 +238,7 @@ void Subscription::start_call(Entry entry) {
   }
 }
 
-// On the first shard's thread; the call's message may be read there.
+// On the first shard's thread; the call's messages may be read there.
 void Subscription::run(const std::shared_ptr<Call>& call) {
   auto done = [self = shared_from_this(), call](CallResult result) {
     VirtualHost& here = self->functions_host_;
@@ -152,121 +251,28 @@ void Subscription::run(const std::shared_ptr<Call>& call) {
                           });
     }
   };
-  if (call->record->external() != nullptr) {
-    functions_.call(call->function, call->record->external(), call->caller, std::move(done));
-  } else {
-    functions_.call(call->function, call->record->body(), call->caller, std::move(done));
+  CallInput input;
+  input.records.reserve(call->entries.size());
+  for (const Entry& entry : call->entries) {
+    input.records.push_back(record_of(entry));
+    if (entry.record->external() == nullptr) continue;
+    input.bodies.resize(call->entries.size());
+    input.bodies[input.records.size() - 1] = entry.record->external();
   }
+  functions_.call(call->function, std::move(input), call->caller, std::move(done));
 }
 
 void Subscription::finished(const std::shared_ptr<Call>& call, CallResult result) {
-  if (call->epoch != epoch_) return;  // the message was given back or is gone
+  if (call->epoch != epoch_) return;  // the messages were given back or are gone
   calls_.erase(call.get());
   --in_flight_;
-  if (result.ok()) {
-    succeeded(*call, result);
-  } else if (result.outcome == schema::Outcome::unavailable) {
-    // Nothing ran, so nothing was tried.
-    wait(std::move(call->entry), kRestartMaxMs);
-  } else if (result.executor_lost && !call->entry.failed_over) {
-    // The function may not be to blame: once, this does not count.
-    call->entry.failed_over = true;
-    wait(std::move(call->entry), kRestartMinMs);
-  } else {
-    failed(*call, result);
-  }
+  in_flight_bytes_ -= call->bytes;
+  settle(*call, result);
   if (queue_ != nullptr) {
     retry_due();
+    start_gathered();
     queue_->consumer_ready(this);
   }
-}
-
-std::optional<Destination> Subscription::destination_of(const amqp::Properties& properties,
-                                                        bool& reply) const {
-  reply = properties.reply_to && !properties.reply_to->empty();
-  if (reply) return Destination{"", *properties.reply_to};
-  return settings_.result;
-}
-
-void Subscription::succeeded(Call& call, const CallResult& result) {
-  auto input = amqp::Properties::of_stored(call.entry.record->properties());
-  bool reply = false;
-  if (auto destination = destination_of(input, reply)) {
-    amqp::Properties properties;
-    properties.headers = input.headers;
-    // RPC clients look for the correlation id, and some for the request's message id in it.
-    properties.correlation_id = input.correlation_id ? input.correlation_id : input.message_id;
-    properties.delivery_mode = amqp::Properties::kPersistent;
-    std::string encoded = properties.encode();
-    auto sent =
-        host_->publish_with_changes({destination->exchange, destination->routing_key,
-                                     amqp::as_bytes(encoded), amqp::as_bytes(result.output)});
-    bool arrived = sent && sent->taken_count() > 0;
-    if (!arrived && !reply) {
-      CallResult undelivered = result;
-      undelivered.outcome = schema::Outcome::internal;
-      undelivered.message = "the result could not be delivered: " +
-                            (sent ? "no queue is bound for '" + destination->exchange + "/" +
-                                        destination->routing_key + "'"
-                                  : sent.error().text);
-      failed(call, undelivered);
-      return;
-    }
-    // Nobody waits for a reply any more: that is the caller's affair.
-    if (!arrived) ++host_->counters().dropped_unroutable;
-  }
-  ++counters_.succeeded;
-  ++host_->counters().acked;
-  queue_->settle(call.entry);
-}
-
-void Subscription::failed(Call& call, const CallResult& result) {
-  ++counters_.failed;
-  Entry& entry = call.entry;
-  ++entry.attempts;
-  if (entry.attempts < settings_.attempts_max) {
-    queue_->note_attempts(entry);
-    ++counters_.retried;
-    wait(std::move(entry), backoff_ms(entry.attempts));
-    return;
-  }
-  if (dead_letter(entry, result)) {
-    ++counters_.dead_lettered;
-    queue_->settle(entry);
-    return;
-  }
-  // Kept rather than lost, until the destination is there again.
-  queue_->note_attempts(entry);
-  wait(std::move(entry), std::max<uint64_t>(settings_.backoff_max_ms, kRestartMaxMs));
-}
-
-bool Subscription::dead_letter(const Entry& entry, const CallResult& result) {
-  auto properties = amqp::Properties::of_stored(entry.record->properties());
-  add_death(properties, queue_->name(), *entry.record, DeathReason::kRejected);
-  amqp::Table& headers = *properties.headers;
-  headers.set("x-sluice-subscription", settings_.name);
-  headers.set("x-sluice-function", settings_.function);
-  headers.set("x-sluice-outcome", std::string(schema::EnumNameOutcome(result.outcome)));
-  headers.set("x-sluice-error", result.message);
-  headers.set("x-sluice-attempts", static_cast<int64_t>(entry.attempts));
-  std::string log = result.log;
-  if (log.size() > kDeadLetterLogBytes) log.erase(0, log.size() - kDeadLetterLogBytes);
-  headers.set("x-sluice-log", std::move(log));
-  properties.delivery_mode = amqp::Properties::kPersistent;
-  std::string encoded = properties.encode();
-  const Destination& to = settings_.on_failure;
-  auto sent = host_->publish_with_changes({to.exchange, to.routing_key, amqp::as_bytes(encoded),
-                                           entry.record->body(), entry.record->external()});
-  if (sent && sent->taken_count() > 0) {
-    ++host_->counters().dead_lettered;
-    return true;
-  }
-  spdlog::error(
-      "subscription {}: a failed message can not be dead-lettered to '{}/{}' ({}); it is "
-      "kept and tried again",
-      settings_.name, to.exchange, to.routing_key,
-      sent ? "no queue is bound there" : sent.error().text);
-  return false;
 }
 
 uint64_t Subscription::backoff_ms(uint32_t attempts) const {
@@ -288,7 +294,9 @@ void Subscription::wait(Entry entry, uint64_t delay_ms) {
 void Subscription::retry_due() {
   uint64_t now = now_ms();
   while (!waiting_.empty() && waiting_.begin()->first <= now && can_call()) {
-    start_call(std::move(waiting_.extract(waiting_.begin()).mapped()));
+    std::vector<Entry> one;
+    one.push_back(std::move(waiting_.extract(waiting_.begin()).mapped()));
+    start_call(std::move(one));
   }
   if (waiting_.empty()) {
     retry_timer_->stop();

@@ -360,7 +360,8 @@ storage::RecordPtr VirtualHost::make_record(const Publication& publication) {
       .body = publication.body,
       .published_at_ms = std::chrono::duration_cast<std::chrono::milliseconds>(now).count(),
       .external = publication.external,
-      .group = publication.group};
+      .group = publication.group,
+      .ready_at_ms = publication.ready_at_ms};
   if (parts.body.size() > storage::kInlineBodyBytesMax) {
     BodyWriter writer = bodies_.writer(parts.body.size());
     writer.add(std::exchange(parts.body, {}));

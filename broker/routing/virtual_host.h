@@ -32,6 +32,7 @@ struct Publication {
   storage::BodyPtr external;  // instead of `body`
   uint64_t group = 0;         // storage::Record::group()
   uint8_t priority = 0;
+  int64_t ready_at_ms = 0;  // storage::Record::ready_at_ms()
   // Of a message that died, its headers: it is kept from queues that it would come back to in a
   // cycle (dead_letter.h).
   const amqp::Table* died = nullptr;

@@ -40,7 +40,8 @@ class CommandLine(unittest.TestCase):
     def test_mistakes_are_named_and_end_with_status_2(self):
         for text, word in (('listen = "nowhere"\n', "HOST:PORT"), ('no-such-entry = 1\n', "no-such-entry"),
                            ('log-level = "loud"\n', "loud"), ('sync = "often"\n', "often"),
-                           ("sync-interval-ms = 0\n", "sync-interval-ms")):
+                           ("sync-interval-ms = 0\n", "sync-interval-ms"),
+                           ('sandbox = "none"\n', "sandbox"), ('sandbox-memory = "much"\n', "sandbox-memory")):
             with self.subTest(text=text):
                 done = self.run_sluiced("--config", self.config(text), "--check-config")
                 self.assertEqual(done.returncode, 2)
@@ -76,6 +77,16 @@ class CommandLine(unittest.TestCase):
                     [harness.build_dir() / "tools/cli/sluice", "status", "--admin", url],
                     capture_output=True, text=True, check=True)
                 self.assertIn(f"sync {mode}", status.stdout)
+
+    def test_the_sandbox_is_a_flag_an_entry_and_a_variable(self):
+        path = self.config('sandbox = "process"\nsandbox-memory = "1GiB"\n')
+        for arguments, environment in (
+                (("--config", path), {}), (("--sandbox", "kvm", "--sandbox-memory", "2GiB"), {}),
+                ((), {"SLUICE_SANDBOX": "process", "SLUICE_SANDBOX_MEMORY": "64MiB"})):
+            done = self.run_sluiced("--check-config", *arguments, **environment)
+            self.assertEqual(done.returncode, 0, done.stderr + done.stdout)
+        done = self.run_sluiced("--check-config", SLUICE_SANDBOX="docker")
+        self.assertEqual(done.returncode, 2)
 
     def test_a_port_in_use_is_said_so(self):
         broker = Sluiced()

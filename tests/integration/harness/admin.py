@@ -60,21 +60,34 @@ class Admin:
             return self.deploy_bytes(name, file.read(), str(image).rpartition("/")[2], **config)
 
     def deploy_bytes(self, name, data, image_name="image", **config):
-        boundary = uuid.uuid4().hex
-        fields = json.dumps({"image_name": image_name, **config}).encode()
-        body = b"".join([
-            f"--{boundary}\r\nContent-Disposition: form-data; name=\"config\"\r\n"
-            "Content-Type: application/json\r\n\r\n".encode(), fields,
-            f"\r\n--{boundary}\r\nContent-Disposition: form-data; name=\"image\"; "
-            f"filename=\"{image_name}\"\r\nContent-Type: application/octet-stream\r\n\r\n".encode(),
-            data, f"\r\n--{boundary}--\r\n".encode()])
-        return self.request("PUT", f"functions/{quoted(name)}", body,
-                            f"multipart/form-data; boundary={boundary}")[1]
+        return self.deploy_parts(name, {"image": data}, image_name=image_name, **config)
 
-    def invoke(self, name, data=b"", timeout_s=60):
-        """Calls a function by hand; the answer has `output` and `log` as bytes in addition."""
-        answer = self.request("POST", f"functions/{quoted(name)}/invoke", data,
-                              "application/octet-stream", timeout_s)[1]
+    def deploy_parts(self, name, parts, **config):
+        """Deploys `parts`, of which there are "image" and "rootfs", as bytes."""
+        form = {"config": json.dumps(config).encode(), **parts}
+        return self._post_form("PUT", f"functions/{quoted(name)}", form)
+
+    def _post_form(self, method, path, parts, timeout_s=120):
+        boundary = uuid.uuid4().hex
+        body = []
+        for part, data in parts.items():
+            body += [f"--{boundary}\r\nContent-Disposition: form-data; name=\"{part}\"; "
+                     f"filename=\"{part}\"\r\n"
+                     "Content-Type: application/octet-stream\r\n\r\n".encode(), data, b"\r\n"]
+        body.append(f"--{boundary}--\r\n".encode())
+        return self.request(method, path, b"".join(body),
+                            f"multipart/form-data; boundary={boundary}", timeout_s)[1]
+
+    def invoke(self, name, data=b"", timeout_s=60, **parts):
+        """Calls a function by hand; the answer has `output` and `log` as bytes in addition.
+
+        With `state` or `routing_key`, as bytes, the call is made by a form.
+        """
+        path = f"functions/{quoted(name)}/invoke"
+        if parts:
+            answer = self._post_form("POST", path, {"input": data, **parts}, timeout_s)
+        else:
+            answer = self.request("POST", path, data, "application/octet-stream", timeout_s)[1]
         answer["output"] = base64.b64decode(answer["output_base64"])
         answer["log"] = base64.b64decode(answer["log_base64"])
         return answer

@@ -37,6 +37,17 @@ def guest(name):
     return path
 
 
+def executor_arguments():
+    """For a sluiced whose calls are plain processes (fake_executor.cc), so that tests of the broker's
+    side need no sandbox; TEST_EXECUTOR=real runs them in sandboxes."""
+    if os.environ.get("TEST_EXECUTOR") == "real":
+        return []
+    program = build_dir() / "tests" / "integration" / "fake_executor"
+    if not program.exists():
+        raise AssertionError(f"{program} is missing: build it")
+    return ["--executor", str(program)]
+
+
 class FunctionTestCase(BrokerTestCase):
     """Has `self.admin`. Tests of a class with `own_broker` may kill it."""
 
