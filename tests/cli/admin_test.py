@@ -4,15 +4,20 @@ what it prints, how it ends.   admin_test.py SLUICE [unittest's arguments]"""
 
 import base64
 import email
+import fcntl
 import http.server
 import io
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
 import tarfile
 import tempfile
+import termios
 import threading
+import time
 import unittest
 
 SLUICE = sys.argv.pop(1)
@@ -126,7 +131,7 @@ class Usage(CommandLineTest):
                       "--batch-size", "0"],
                      ["subscription", "create", "s", "--queue", "q", "--function", "f",
                       "--batch-window", "50"],
-                     ["rootfs", "make", "--rootfs", "/tmp"], ["rootfs"],
+                     ["top", "--interval", "99ms"], ["rootfs", "make", "--rootfs", "/tmp"], ["rootfs"],
                      ["publish"], ["publish", "--queue", "q", "--exchange", "e"],
                      ["publish", "--queue", "q", "--lines", "--count", "2"],
                      ["publish", "--queue", "q", "--count", "0"],
@@ -577,6 +582,92 @@ class Status(CommandLineTest):
         stdout, stderr = self.sluice("status")
         self.assertNotIn(b"NOT KVM", stdout)
         self.assertEqual(stderr, "")
+
+
+class Top(CommandLineTest):
+    def serve(self):
+        self.on("GET", "/api/overview", 200, Status.OVERVIEW)
+        self.on("GET", "/api/queues", 200, [{"name": "licences", "messages_ready": 3}])
+        self.on("GET", "/api/functions", 200, [{"name": "hash", "version": 1, "calls": 1}])
+        self.on("GET", "/api/subscriptions", 200, [{"name": "hashing", "calls": 2}])
+
+    def test_prints_one_view_in_a_pipe(self):
+        self.serve()
+        stdout, _ = self.sluice("top", "--interval", "100ms")
+        self.assertNotIn(b"\x1b", stdout)
+        for word in (b"licences", b"hash", b"hashing", b"no /dev/kvm", b"10 ready"):
+            self.assertIn(word, stdout)
+        self.assertEqual([path for _, path, _, _ in self.admin.requests],
+                         2 * ["/api/overview", "/api/queues", "/api/functions", "/api/subscriptions"])
+        stdout, _ = self.sluice("top", "--once", "--interval", "100ms", "-o", "json")
+        self.assertEqual(json.loads(stdout)["functions"][0]["calls_per_s"], 0)
+
+    def test_without_a_broker_it_ends(self):
+        _, stderr = self.sluice("top", status=1, environment={"SLUICE_ADMIN": "http://127.0.0.1:1"})
+        self.assertIn("cannot reach the broker", stderr)
+
+    def on_a_terminal(self, size=(24, 80)):
+        """`top` with a terminal of its own: the process and our end of it."""
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, size)
+        before = termios.tcgetattr(theirs)
+        environment = {**os.environ, "SLUICE_ADMIN": self.admin.url()}
+        process = subprocess.Popen([SLUICE, "top", "--interval", "100ms"], stdin=theirs, stdout=theirs,
+                                   stderr=theirs, env=environment, start_new_session=True,
+                                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, theirs)
+        self.addCleanup(lambda: process.poll() is None and process.kill())
+        return process, ours, theirs, before
+
+    def read_until(self, ours, word):
+        text = b""
+        deadline = time.monotonic() + 20
+        while word not in text:
+            self.assertLess(time.monotonic(), deadline, text[-2000:])
+            self.assertTrue(select.select([ours], [], [], 20)[0], text)
+            text += os.read(ours, 65536)
+        return text
+
+    def left(self, process, ours, theirs, before, status=0):
+        text = self.read_until(ours, b"\x1b[?1049l")
+        self.assertEqual(process.wait(timeout=20), status)
+        self.assertIn(b"\x1b[?25h", text)
+        self.assertEqual(termios.tcgetattr(theirs), before)
+
+    def test_on_a_terminal_it_is_live_and_q_leaves(self):
+        self.serve()
+        process, ours, theirs, before = self.on_a_terminal()
+        self.assertIn(b"\x1b[?1049h", self.read_until(ours, b"licences"))
+        self.on("GET", "/api/queues", 200, [{"name": "another"}])
+        self.read_until(ours, b"another")
+        os.write(ours, b"x")  # no key of its
+        self.on("GET", "/api/queues", 500, {"reason": "in trouble"})
+        self.read_until(ours, b"in trouble")
+        self.serve()
+        self.read_until(ours, b"licences")
+        os.write(ours, b"q")
+        self.left(process, ours, theirs, before)
+
+    def test_ctrl_c_and_a_kill_leave_the_terminal_as_it_was(self):
+        self.serve()
+        for key, kill, status in ((b"\x03", None, 0), (None, signal.SIGTERM, 128 + signal.SIGTERM)):
+            process, ours, theirs, before = self.on_a_terminal()
+            self.read_until(ours, b"licences")
+            if key:
+                os.write(ours, key)
+            else:
+                process.send_signal(kill)
+            self.left(process, ours, theirs, before, status)
+
+    def test_it_follows_the_size_of_the_terminal(self):
+        self.serve()
+        process, ours, theirs, before = self.on_a_terminal(size=(24, 80))
+        self.read_until(ours, b"licences")
+        termios.tcsetwinsize(theirs, (3, 12))
+        self.read_until(ours, b"broker    Sl\x1b[K")
+        os.write(ours, b"q")
+        self.left(process, ours, theirs, before)
 
 
 if __name__ == "__main__":
