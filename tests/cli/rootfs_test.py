@@ -93,6 +93,12 @@ class Directories(RootfsTest):
         self.assertIn("left out 1 device, 1 socket, 1 named pipe; took 1 file without its set-id bit",
                       stderr)
 
+    def test_a_tree_that_is_too_large_is_refused(self):
+        with open(self.write("root/a"), "wb") as file:
+            file.truncate((1 << 30) + 1)
+        stderr = self.refused("--rootfs", self.path("root") + "/")
+        self.assertIn("has more than 1 GiB with '" + self.path("root/a") + "'", stderr)
+
     def test_one_tree_gives_the_same_bytes(self):
         for order in ("abc", "cba"):
             for name in order:

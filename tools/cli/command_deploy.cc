@@ -251,7 +251,8 @@ void add_deploy_command(CLI::App& group, Context& context) {
         file && !options->image.empty() ? CLI::ExistingFile(options->image) : "";
     if (!missing.empty()) throw CLI::ValidationError("--image", missing);
     if (options->image.empty() && options->rootfs.packages.empty()) {
-      throw CLI::RequiredError(file ? "--image, --rootfs or --from-packages" : "--image");
+      throw CLI::RequiredError(file ? "--image, or --from-packages,"
+                                    : "With --rootfs, --image PATH");
     }
   });
   command->footer(

@@ -152,7 +152,7 @@ void add_rootfs_options(CLI::App* command, RootfsSources& sources) {
       ->add_option("--rootfs", sources.trees,
                    "The root file system: a directory, or a tar (also .gz, .zst, .xz); comes over "
                    "that of packages")
-      ->check(CLI::ExistingPath)
+      ->check(CLI::Validator(CLI::ExistingPath).description(""))
       ->allow_extra_args(false)
       ->type_name("DIR|TAR");
   add_parsed_each(command, "--file", sources.files, parse_added_file,

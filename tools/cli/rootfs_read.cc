@@ -51,7 +51,17 @@ Expected<bool> add_entry(RootfsTree& tree, const std::string& path, std::string_
     case S_IFREG: {
       if (status.st_mode & (S_ISUID | S_ISGID)) ++left_out.set_ids;
       const uint64_t room = kRootfsBytesMax - std::min(kRootfsBytesMax, tree.bytes());
-      auto content = read_input(path, room);
+      // It may grow while it is read.
+      auto content = static_cast<uint64_t>(status.st_size) > room
+                         ? Expected<std::string>(fail(Code::kLimit, ""))
+                         : read_input(path, room);
+      if (!content && content.error().code == Code::kLimit) {
+        return fail(
+            Code::kLimit,
+            fmt::format("the root file system has more than {} with '{}'; leave out what the "
+                        "program does not need",
+                        human_bytes(kRootfsBytesMax), path));
+      }
       if (!content) return std::unexpected(content.error());
       return added(tree.add_file(destination, status.st_mode, std::move(*content)));
     }
@@ -92,7 +102,9 @@ Expected<std::vector<std::string>> names_in(const std::string& path) {
 class DirectoryReader {
  public:
   DirectoryReader(RootfsTree& tree, std::string root, const EntrySeen& seen)
-      : tree_(tree), root_(std::move(root)), seen_(seen) {}
+      : tree_(tree), root_(std::move(root)), seen_(seen) {
+    while (root_.size() > 1 && root_.ends_with('/')) root_.pop_back();
+  }
 
   Expected<LeftOut> run() {
     struct stat status {};
@@ -103,7 +115,7 @@ class DirectoryReader {
     while (!waiting.empty()) {
       const std::string directory = std::move(waiting.back());
       waiting.pop_back();
-      const auto names = names_in(root_ + "/" + directory);
+      const auto names = names_in(under_root(directory));
       if (!names) return std::unexpected(names.error());
       for (const std::string& name : *names) {
         const std::string path = directory.empty() ? name : directory + "/" + name;
@@ -116,9 +128,13 @@ class DirectoryReader {
   }
 
  private:
+  std::string under_root(const std::string& path) const {
+    return root_ == "/" ? root_ + path : root_ + "/" + path;
+  }
+
   // True for a directory that is to be read as well.
   Expected<bool> add(const std::string& path) {
-    const std::string source = root_ + "/" + path;
+    const std::string source = under_root(path);
     seen_(++entries_);
     const auto directory = read_one(tree_, source, path, first_names_, left_out_);
     if (!directory || !*directory) return directory;
@@ -127,7 +143,7 @@ class DirectoryReader {
   }
 
   RootfsTree& tree_;
-  const std::string root_;
+  std::string root_;
   const EntrySeen& seen_;
   dev_t device_ = 0;
   uint64_t entries_ = 0;

@@ -124,7 +124,7 @@ std::string executor_line(const Json& executor) {
   } else if (const std::string backend = text("backend"); backend != "-" && !backend.empty()) {
     line += ", " + backend;
   }
-  line += fmt::format(", {} in calls", shown(member(executor, "calls"), As::kCount));
+  line += fmt::format(", {} workers", shown(member(executor, "workers"), As::kCount));
   const Json& used = member(executor, "memory_bytes");
   const Json& budget = member(executor, "memory_budget_bytes");
   if (used.is_number()) line += ", memory " + shown(used, As::kBytes);
