@@ -9,6 +9,7 @@ import io
 import lzma
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -358,6 +359,22 @@ echo "W: noise" >&2
         self.assertEqual(done.returncode, 1)
         self.assertIn(b"cannot fetch packages", done.stderr)
         self.assertIn(b"E: no network", done.stderr)
+
+    def test_an_interrupted_download_leaves_nothing_behind(self):
+        os.mkdir(self.path("tmp"))
+        os.mkfifo(self.path("started"))
+        self.write("fake/apt-get", f"#!/bin/sh\necho half > half.deb\necho started > {self.path('started')}\n"
+                   "exec sleep 60\n".encode(), 0o755)
+        process = subprocess.Popen(
+            [SLUICE, "rootfs", "make", "--from-packages", "sluice-probe", "-o", self.path("out.tar")],
+            env={**self.environment, "TMPDIR": self.path("tmp")}, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with open(self.path("started"), "rb") as started:
+            self.assertEqual(started.readline(), b"started\n")
+        self.assertEqual(len(os.listdir(self.path("tmp"))), 1)
+        os.killpg(process.pid, signal.SIGINT)
+        self.assertEqual(process.wait(timeout=30), -signal.SIGINT)
+        self.assertEqual(os.listdir(self.path("tmp")), [])
 
     def test_a_machine_without_dpkg(self):
         done = subprocess.run([SLUICE, "rootfs", "make", "--from-packages", "jq", "-o",

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <utility>
 
@@ -72,10 +73,18 @@ int spawn(std::vector<std::string> command, const std::string& directory, const 
   posix_spawn_file_actions_adddup2(&actions, out.write_end(), STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, err.write_end(), STDERR_FILENO);
   if (!directory.empty()) posix_spawn_file_actions_addchdir_np(&actions, directory.c_str());
+  // What we put off (SignalsLater) is not put off for it.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   std::vector<std::string> environment = child_environment();
-  const int error = posix_spawnp(&child, command[0].c_str(), &actions, nullptr,
+  const int error = posix_spawnp(&child, command[0].c_str(), &actions, &attributes,
                                  pointers(command).data(), pointers(environment).data());
   posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
   return error;
 }
 
@@ -105,6 +114,22 @@ bool drain(int out, int err, ChildResult& result) {
 }
 
 }  // namespace
+
+SignalsLater::SignalsLater() {
+  sigset_t later;
+  sigemptyset(&later);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&later, signal);
+  sigprocmask(SIG_BLOCK, &later, &before_);
+}
+
+SignalsLater::~SignalsLater() { sigprocmask(SIG_SETMASK, &before_, nullptr); }
+
+bool SignalsLater::came() {
+  sigset_t pending;
+  sigpending(&pending);
+  return sigismember(&pending, SIGINT) == 1 || sigismember(&pending, SIGTERM) == 1 ||
+         sigismember(&pending, SIGHUP) == 1;
+}
 
 Expected<ChildResult> run_child(const std::vector<std::string>& command,
                                 const std::string& directory) {

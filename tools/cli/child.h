@@ -1,5 +1,6 @@
 #pragma once
 
+#include <csignal>
 #include <string>
 #include <vector>
 
@@ -22,5 +23,20 @@ Expected<ChildResult> run_child(const std::vector<std::string>& command,
 // The same, where a status other than 0 is an Error with what it wrote on stderr.
 Expected<std::string> output_of(const std::vector<std::string>& command,
                                 const std::string& directory = "");
+
+// While it lives, Ctrl-C and its like end the programs that we run, and us only when it goes out of
+// scope: so that there is time to clear up. Single-threaded programs only.
+class SignalsLater {
+ public:
+  SignalsLater();
+  ~SignalsLater();
+  SignalsLater(const SignalsLater&) = delete;
+  SignalsLater& operator=(const SignalsLater&) = delete;
+
+  static bool came();  // one waits
+
+ private:
+  sigset_t before_;
+};
 
 }  // namespace sluice::cli

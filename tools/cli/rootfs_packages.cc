@@ -151,6 +151,7 @@ class PackageReader {
 
   Expected<> add_fetched() {
     if (packages_.fetched.empty()) return {};
+    const SignalsLater until_the_folder_is_gone;
     const TemporaryFolder folder;
     if (folder.path().empty()) {
       return fail(Code::kIo, fmt::format("cannot make a temporary folder: {}; TMPDIR says where",
@@ -176,6 +177,7 @@ class PackageReader {
       return fail(Code::kIo, "apt-get did not fetch all packages that it was asked for");
     }
     for (const std::string& archive : archives) {
+      if (SignalsLater::came()) return fail(Code::kUnavailable, "interrupted");
       if (const auto added = add_archive(archive); !added) return added;
     }
     return {};
