@@ -506,6 +506,8 @@ class Functions(CommandLineTest):
                     "timeout_ms": 5000, "calls": 10, "failures": 1, "created_at_ms": 1700000000123}
         self.on("GET", "/api/functions", 200, [function])
         self.assertIn(b"busybox  wc -w      2 KiB     10         1", self.sluice("function", "list")[0])
+        self.on("GET", "/api/functions", 200, [{**function, "rootfs_bytes": 1048576}, [], 1])
+        self.assertIn(b" 1.0 MiB ", self.sluice("function", "list")[0])
         self.on("GET", "/api/functions/f/versions", 200, [function])
         self.assertIn(b"wc -w", self.sluice("function", "versions", "f")[0])
         self.on("GET", "/api/functions/f", 200, function)

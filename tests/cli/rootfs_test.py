@@ -290,6 +290,10 @@ class Packages(RootfsTest):
         with tarfile.open(out) as archive:
             wrapper = archive.extractfile("usr/lib/python3/dist-packages/sluice.py").read()
         self.assertEqual(wrapper, b"version = 'wrapper'\n")
+        os.mkdir(self.path("root"))
+        subprocess.run(["tar", "-xf", out, "-C", self.path("root")], check=True)
+        self.assertEqual(self.run_in(self.path("root"), "/usr/bin/python3", "-c",
+                                     "import sluice; print(sluice.version)"), b"wrapper\n")
 
 
 class FakeDebian(RootfsTest):

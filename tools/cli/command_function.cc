@@ -21,17 +21,32 @@ struct Options {
 
 const std::vector<Column> kColumns = {
     {"NAME", "name"},        {"VERSION", "version"},   {"STATE", "state"},
-    {"IMAGE", "image_name"}, {"ARGUMENTS", "args"},    {"SIZE", "image_bytes"},
+    {"IMAGE", "image_name"}, {"ARGUMENTS", "args"},    {"SIZE", "size_bytes"},
     {"CALLS", "calls"},      {"FAILURES", "failures"}, {"DEPLOYED", "created_at_ms"},
 };
+
+// A function's size is that of all that was deployed: its image, its root file system.
+void print_functions(const Context& context, Json functions, std::string_view none) {
+  const auto bytes = [](const Json& function, const char* name) {
+    const auto found = function.find(name);
+    return found != function.end() && found->is_number_unsigned() ? found->get<uint64_t>() : 0;
+  };
+  if (!context.json() && functions.is_array()) {
+    for (Json& function : functions) {
+      if (!function.is_object()) continue;
+      function["size_bytes"] = bytes(function, "image_bytes") + bytes(function, "rootfs_bytes");
+    }
+  }
+  print_list(context, functions, kColumns, none);
+}
 
 Expected<> list(const Context& context, const Options&) {
   auto admin = Admin::open(context.admin_url);
   if (!admin) return std::unexpected(admin.error());
   auto answer = admin->get("/api/functions");
   if (!answer) return std::unexpected(answer.error());
-  print_list(context, answer->body, kColumns,
-             "no functions; 'sluice function deploy NAME --image FILE' makes one");
+  print_functions(context, answer->body,
+                  "no functions; 'sluice function deploy NAME --image FILE' makes one");
   return {};
 }
 
@@ -40,7 +55,7 @@ Expected<> versions(const Context& context, const Options& options) {
   if (!admin) return std::unexpected(admin.error());
   auto answer = admin->get(api_path({"functions", options.name, "versions"}));
   if (!answer) return std::unexpected(answer.error());
-  print_list(context, answer->body, kColumns, "no versions");
+  print_functions(context, answer->body, "no versions");
   return {};
 }
 
