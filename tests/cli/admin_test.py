@@ -4,13 +4,20 @@ what it prints, how it ends.   admin_test.py SLUICE [unittest's arguments]"""
 
 import base64
 import email
+import fcntl
 import http.server
+import io
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
+import termios
 import threading
+import time
 import unittest
 
 SLUICE = sys.argv.pop(1)
@@ -26,6 +33,11 @@ class FakeAdmin(http.server.ThreadingHTTPServer):
         self.answers = {}  # (method, path) -> (status, object) or a function of the path
         self.requests = []
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def handle_error(self, request, client_address):
+        """A client that ends in the middle is none."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def url(self, user="guest:guest"):
         return f"http://{user}@127.0.0.1:{self.server_address[1]}"
@@ -55,6 +67,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def form_parts(headers, body):
+    """A multipart form's parts by name."""
+    form = email.message_from_bytes(
+        b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + body)
+    return {part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
+            for part in form.get_payload()}
 
 
 class CommandLineTest(unittest.TestCase):
@@ -100,6 +120,18 @@ class Usage(CommandLineTest):
                       "--backoff", "30s..1s"],
                      ["subscription", "create", "s", "--queue", "q", "--function", "f",
                       "--concurrency", "0"],
+                     ["function", "deploy", "f"], ["function", "deploy", "f", "--rootfs", "/tmp"],
+                     ["function", "deploy", "f", "--rootfs", "/does/not/exist", "--image", "/x"],
+                     ["function", "deploy", "f", "--from-packages", "python3,--x"],
+                     ["function", "deploy", "f", "--image", "/bin/sh", "--cpu-time", "500"],
+                     ["function", "deploy", "f", "--image", "/bin/sh", "--threads", "0"],
+                     ["function", "deploy", "f", "--image", "/bin/sh", "--tmpfs", "-1"],
+                     ["function", "invoke", "f", "--routing-key", "k" * 256],
+                     ["subscription", "create", "s", "--queue", "q", "--function", "f",
+                      "--batch-size", "0"],
+                     ["subscription", "create", "s", "--queue", "q", "--function", "f",
+                      "--batch-window", "50"],
+                     ["top", "--interval", "99ms"], ["rootfs", "make", "--rootfs", "/tmp"], ["rootfs"],
                      ["publish"], ["publish", "--queue", "q", "--exchange", "e"],
                      ["publish", "--queue", "q", "--lines", "--count", "2"],
                      ["publish", "--queue", "q", "--count", "0"],
@@ -233,18 +265,20 @@ class Exchanges(CommandLineTest):
 
 
 class Functions(CommandLineTest):
-    def deploy(self, *arguments, answer=None):
+    def deployed(self, *arguments, answer=None):
+        """The parts of the form that was sent, and what was printed."""
         self.on("PUT", "/api/functions/hash", 201, answer or {"name": "hash", "version": 3,
                                                              "state": "ready"})
+        output = self.sluice("function", "deploy", "hash", *arguments)
+        _, _, headers, body = self.admin.requests[-1]
+        return form_parts(headers, body), output
+
+    def deploy(self, *arguments, answer=None):
         with tempfile.NamedTemporaryFile(prefix="image") as image:
             image.write(b"\x7fELF\x00\r\n--binary" * 1000)
             image.flush()
-            output = self.sluice("function", "deploy", "hash", "--image", image.name, *arguments)
-        _, _, headers, body = self.admin.requests[-1]
-        form = email.message_from_bytes(
-            b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + body)
-        parts = {part.get_param("name", header="content-disposition"): part.get_payload(decode=True)
-                 for part in form.get_payload()}
+            parts, output = self.deployed("--image", image.name, *arguments, answer=answer)
+        self.assertEqual(set(parts), {"config", "image"})
         self.assertEqual(parts["image"], b"\x7fELF\x00\r\n--binary" * 1000)
         config = json.loads(parts["config"])
         self.assertEqual(config.pop("image_name"), os.path.basename(image.name))
@@ -264,6 +298,159 @@ class Functions(CommandLineTest):
             answer={"version": 1, "state": "ready", "warning": "it ends before it reads stdin"})
         self.assertEqual(config, {"args": [], "env": []})
         self.assertEqual(stderr, "warning: it ends before it reads stdin\n")
+
+    def test_deploy_with_every_limit(self):
+        config, _ = self.deploy("--cpu-time", "500ms", "--output-limit", "1MiB", "--log-limit", "1KiB",
+                                "--open-files", "8", "--threads", "2", "--tmpfs", "16MiB",
+                                "--concurrency", "4")
+        self.assertEqual(config, {"args": [], "env": [], "cpu_ms": 500, "output_bytes": 1048576,
+                                  "log_bytes": 1024, "open_files": 8, "threads": 2,
+                                  "tmpfs_bytes": 16777216, "concurrency": 4})
+
+    def tree(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        os.makedirs(folder.name + "/root/bin")
+        for name, content, mode in (("root/bin/tool", b"\x7fELF", 0o755), ("root/bin/script", b"#!x", 0o755),
+                                    ("root/data", b"d", 0o644), ("main.py", b"print()", 0o644)):
+            with open(f"{folder.name}/{name}", "wb") as file:
+                file.write(content)
+            os.chmod(f"{folder.name}/{name}", mode)
+        os.symlink("bin/tool", folder.name + "/root/link")
+        return folder.name
+
+    @staticmethod
+    def members(archive):
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
+            return {member.name for member in tar}
+
+    def test_deploy_with_a_root_file_system(self):
+        tree = self.tree()
+        parts, (stdout, _) = self.deployed("--rootfs", tree + "/root", "--image", "bin/tool", "--arg",
+                                           "x", "--file", tree + "/main.py")
+        self.assertEqual(set(parts), {"config", "rootfs"})
+        self.assertEqual(json.loads(parts["config"]), {
+            "image_name": "tool", "args": ["x"], "env": [], "image_path": "/bin/tool"})
+        self.assertEqual(self.members(parts["rootfs"]), {
+            "app", "app/main.py", "bin", "bin/script", "bin/tool", "data", "link"})
+        self.assertIn(b"deployed (/bin/tool x in ", stdout)
+
+    def test_deploy_a_program_with_files_beside_it(self):
+        tree = self.tree()
+        parts, _ = self.deployed("--image", tree + "/root/bin/tool", "--file", tree + "/main.py:/etc/m")
+        self.assertEqual(json.loads(parts["config"])["image_path"], "/app/tool")
+        self.assertEqual(self.members(parts["rootfs"]), {"app", "app/tool", "etc", "etc/m"})
+        _, stderr = self.sluice("function", "deploy", "f", "--image", tree + "/root/bin/tool", "--file",
+                                tree + "/main.py:/app/tool", status=1)
+        self.assertIn("is the place of the program", stderr)
+
+    def test_deploy_from_packages_knows_the_program_and_its_file(self):
+        tree = self.tree()
+        parts, (stdout, _) = self.deployed("--from-packages", "jq", "--file", tree + "/main.py")
+        config = json.loads(parts["config"])
+        self.assertEqual((config["image_path"], config["args"]), ("/usr/bin/jq", ["/app/main.py"]))
+        self.assertIn(b"/usr/bin/jq /app/main.py in ", stdout)
+        self.assertIn("usr/bin/jq", self.members(parts["rootfs"]))
+        parts, _ = self.deployed("--from-packages", "jq", "--file", tree + "/main.py", "--arg", ".")
+        self.assertEqual(json.loads(parts["config"])["args"], ["."])
+
+    def test_deploy_says_what_is_wrong_with_the_image_and_sends_nothing(self):
+        tree = self.tree()
+        for image, words in (("/none", "has no '/none'"), ("data", "no program"), ("bin", "no program"),
+                             ("bin/script", "is a script"), ("../x", "has no")):
+            _, stderr = self.sluice("function", "deploy", "f", "--rootfs", tree + "/root", "--image",
+                                    image, status=1)
+            self.assertIn(words, stderr)
+        _, stderr = self.sluice("function", "deploy", "f", "--from-packages", "media-types", status=1)
+        self.assertIn("which program", stderr)
+        self.assertEqual(self.admin.requests, [])
+
+    def test_deploy_that_is_too_large_says_so(self):
+        self.on("PUT", "/api/functions/f", 413, b"")
+        _, stderr = self.sluice("function", "deploy", "f", "--image", "/bin/sh", status=1)
+        self.assertIn("smaller", stderr)
+
+    ANSWER = {"failure": None, "failed": [], "results": [], "state_base64": None, "drop_state": False,
+              "outputs": [], "logs": []}
+
+    def answered(self, *arguments, status=0, **answer):
+        self.on("POST", "/api/functions/f/invoke", 200, {
+            "outcome": "ok", "output_base64": base64.b64encode(b"result").decode(), "log_base64": "",
+            "answer": {**self.ANSWER, **answer}})
+        return self.sluice("function", "invoke", "f", *arguments, status=status, stdin=b"in")
+
+    def test_invoke_sends_state_and_routing_key(self):
+        with tempfile.NamedTemporaryFile() as state:
+            state.write(b"\x00state\r\n--")
+            state.flush()
+            self.answered("--state", state.name, "--routing-key", "a.b")
+        _, _, headers, body = self.admin.requests[-1]
+        self.assertEqual(form_parts(headers, body), {"input": b"in", "state": b"\x00state\r\n--",
+                                                     "routing_key": b"a.b"})
+
+    def test_invoke_shows_what_was_answered_beside_the_result(self):
+        stdout, stderr = self.answered(
+            logs=[{"level": "warning", "text": "careful\x1b[2J"}],
+            state_base64=base64.b64encode(b"n=2").decode(),
+            outputs=[{"exchange": "e", "routing_key": "k", "headers": {"h": 1}, "delay_ms": 1500,
+                      "payload_base64": base64.b64encode(b"out").decode()},
+                     {"exchange": "", "routing_key": "q", "headers": {}, "delay_ms": 0,
+                      "payload_base64": base64.b64encode(b"\xff\x00").decode()}])
+        self.assertEqual(stdout, b"result")
+        self.assertEqual(stderr, "warning: careful\\x1b[2J\n"
+                                 "output to e/k, not before 1.5 s (h=1): out\n"
+                                 "output to /q: 2 B that are not text\n"
+                                 "new state: n=2\n")
+
+    def test_invoke_whose_answer_is_a_failure_ends_with_1(self):
+        _, stderr = self.answered(failed=[{"record": 0, "message": "bad line"}], status=1)
+        self.assertIn("record 0 failed: bad line\n", stderr)
+        _, stderr = self.answered(failure="no database", drop_state=True, status=1)
+        self.assertIn("the call failed: no database\nthe state is dropped\n", stderr)
+
+    def test_invoke_writes_the_new_state(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = folder + "/state"
+            _, stderr = self.answered("--state-out", path,
+                                      state_base64=base64.b64encode(b"\x00new").decode())
+            self.assertEqual(stderr, "")
+            with open(path, "rb") as file:
+                self.assertEqual(file.read(), b"\x00new")
+            self.answered("--state-out", path)  # no new one: the old one stays
+            self.assertEqual(os.listdir(folder), ["state"])
+            with open(path, "rb") as file:
+                self.assertEqual(file.read(), b"\x00new")
+            self.answered("--state-out", folder + "/no/such", status=1, state_base64="AA==")
+
+    def test_show_groups_what_it_knows(self):
+        stats = {"sandboxes": 4, "running": 1, "queued": 2, "target": 5, "calls": 1000, "warm_hits": 990,
+                 "cold_starts": 10, "clones": 20, "clone_us": 10000, "resets": 995, "discarded": 5,
+                 "dirty_pages": 16000, "exits": 1000, "run_us": 350000, "memory_bytes": 4194304}
+        function = {"name": "f", "version": 7, "image_name": "python3", "args": ["/app/x.py"],
+                    "env": [], "memory_bytes": 67108864, "timeout_ms": 5000, "cpu_ms": 0,
+                    "output_bytes": 16777216, "log_bytes": 65536, "open_files": 64, "threads": 64,
+                    "tmpfs_bytes": 16777216, "concurrency": 0, "image_path": "/usr/bin/python3",
+                    "rootfs_sha256": "ab" * 32, "rootfs_bytes": 1048576, "image_bytes": 0,
+                    "protocol": True, "state": "ready", "state_reason": "", "snapshot": "first-read",
+                    "load_us": 45000, "calls": 1000, "failures": 3, "stats": stats}
+        self.on("GET", "/api/functions/f", 200, function)
+        stdout = self.sluice("function", "show", "f")[0].decode()
+        for line in (r"function 'f', version 7", r"  runs +/usr/bin/python3 /app/x\.py",
+                     r"  root file system +1 MiB, sha256 (ab){32}", r"  speaks +the function protocol",
+                     r"  snapshot +at first-read, loaded in 45\.0 ms", r"  calls +1000, 3 failed",
+                     r"limits of a call", r"  memory +64 MiB", r"  CPU time +as the time",
+                     r"  at the same time +as many as the executor runs", r"sandboxes",
+                     r"  now +4 warm, 1 of them in a call; 5 wanted", r"  calls waiting +2",
+                     r"  calls +1000, 99\.0% warm, 10 cold starts",
+                     r"  a call +350 us, 1\.0 exits, 16\.0 pages put back",
+                     r"  cloned +20, 500 us each"):
+            self.assertRegex(stdout, f"(?m)^{line}$")
+        self.assertEqual(json.loads(self.sluice("function", "show", "f", "-o", "json")[0]), function)
+        self.on("GET", "/api/functions/f", 200, {**function, "stats": None})
+        self.assertNotIn(b"pages put back", self.sluice("function", "show", "f")[0])
+        for odd in ({}, {"stats": {}}, {"stats": 7, "cpu_ms": "x", "protocol": 3}):
+            self.on("GET", "/api/functions/f", 200, odd)
+            self.assertIn(b"function", self.sluice("function", "show", "f")[0])
 
     def invoke(self, outcome, *arguments, status, message="", output=b"out\x00\xff", log=b"log\n"):
         self.on("POST", "/api/functions/f/invoke", 200, {
@@ -319,12 +506,14 @@ class Functions(CommandLineTest):
                     "timeout_ms": 5000, "calls": 10, "failures": 1, "created_at_ms": 1700000000123}
         self.on("GET", "/api/functions", 200, [function])
         self.assertIn(b"busybox  wc -w      2 KiB     10         1", self.sluice("function", "list")[0])
+        self.on("GET", "/api/functions", 200, [{**function, "rootfs_bytes": 1048576}, [], 1])
+        self.assertIn(b" 1.0 MiB ", self.sluice("function", "list")[0])
         self.on("GET", "/api/functions/f/versions", 200, [function])
         self.assertIn(b"wc -w", self.sluice("function", "versions", "f")[0])
         self.on("GET", "/api/functions/f", 200, function)
         stdout, _ = self.sluice("function", "show", "f")
-        self.assertRegex(stdout.decode(), r"(?m)^memory +64 MiB$")
-        self.assertRegex(stdout.decode(), r"(?m)^timeout +5 s$")
+        self.assertRegex(stdout.decode(), r"(?m)^  memory +64 MiB$")
+        self.assertRegex(stdout.decode(), r"(?m)^  time +5 s$")
         self.on("DELETE", "/api/functions/f", 204)
         self.sluice("function", "delete", "f")
 
@@ -340,18 +529,20 @@ class Subscriptions(CommandLineTest):
         stdout, _ = self.sluice(
             "subscription", "create", "s", "--queue", "q", "--function", "f", "--concurrency", "8",
             "--max-attempts", "3", "--backoff", "100ms..30s", "--on-failure", "dead/letters",
-            "--result", "/hashes")
+            "--result", "/hashes", "--batch-size", "10", "--batch-window", "50ms")
         self.assertIn(b"subscription 's' changed", stdout)
         self.assertEqual(self.asked()[2], {
             "name": "s", "queue": "q", "function": "f", "concurrency": 8, "max_attempts": 3,
-            "backoff_min_ms": 100, "backoff_max_ms": 30000,
+            "batch_size": 10, "batch_window_ms": 50, "backoff_min_ms": 100, "backoff_max_ms": 30000,
             "on_failure": {"exchange": "dead", "routing_key": "letters"},
             "result": {"exchange": "", "routing_key": "hashes"}})
 
     def test_list_pause_resume_and_delete(self):
         self.on("GET", "/api/subscriptions", 200, [
             {"name": "s", "queue": "q", "function": "f", "state": "running", "in_flight": 1,
+             "batch_size": 10, "batch_window_ms": 50,
              "result": {"exchange": "", "routing_key": "hashes"}}])
+        self.assertRegex(self.sluice("subscription", "list")[0], rb"BATCH +WINDOW .*\n.* 10 +50 ms ")
         self.assertIn(b"/hashes", self.sluice("subscription", "list")[0])
         for verb in ("pause", "resume"):
             self.on("POST", f"/api/subscriptions/s/{verb}", 204)
@@ -379,6 +570,106 @@ class Status(CommandLineTest):
             self.assertIn(words, stdout)
         stdout, _ = self.sluice("status", "-o", "json")
         self.assertEqual(json.loads(stdout), self.OVERVIEW)
+
+    def test_a_process_sandbox_is_said_loudly(self):
+        overview = {**self.OVERVIEW, "executor": {"state": "running", "sandbox": "process",
+                                                  "memory_bytes": 1048576,
+                                                  "memory_budget_bytes": 1073741824}}
+        self.on("GET", "/api/overview", 200, overview)
+        stdout, stderr = self.sluice("status")
+        self.assertIn(b"NOT KVM", stdout)
+        self.assertIn(b"memory 1 MiB of 1 GiB", stdout)
+        self.assertIn("warning: functions run as jailed processes", stderr)
+        self.on("GET", "/api/overview", 200, {**overview, "executor": {"sandbox": "kvm"}})
+        stdout, stderr = self.sluice("status")
+        self.assertNotIn(b"NOT KVM", stdout)
+        self.assertEqual(stderr, "")
+
+
+class Top(CommandLineTest):
+    def serve(self):
+        self.on("GET", "/api/overview", 200, Status.OVERVIEW)
+        self.on("GET", "/api/queues", 200, [{"name": "licences", "messages_ready": 3}])
+        self.on("GET", "/api/functions", 200, [{"name": "hash", "version": 1, "calls": 1}])
+        self.on("GET", "/api/subscriptions", 200, [{"name": "hashing", "calls": 2}])
+
+    def test_prints_one_view_in_a_pipe(self):
+        self.serve()
+        stdout, _ = self.sluice("top", "--interval", "100ms")
+        self.assertNotIn(b"\x1b", stdout)
+        for word in (b"licences", b"hash", b"hashing", b"no /dev/kvm", b"10 ready"):
+            self.assertIn(word, stdout)
+        self.assertEqual([path for _, path, _, _ in self.admin.requests],
+                         2 * ["/api/overview", "/api/queues", "/api/functions", "/api/subscriptions"])
+        stdout, _ = self.sluice("top", "--once", "--interval", "100ms", "-o", "json")
+        self.assertEqual(json.loads(stdout)["functions"][0]["calls_per_s"], 0)
+
+    def test_without_a_broker_it_ends(self):
+        _, stderr = self.sluice("top", status=1, environment={"SLUICE_ADMIN": "http://127.0.0.1:1"})
+        self.assertIn("cannot reach the broker", stderr)
+
+    def on_a_terminal(self, size=(24, 80)):
+        """`top` with a terminal of its own: the process and our end of it."""
+        ours, theirs = os.openpty()
+        termios.tcsetwinsize(theirs, size)
+        before = termios.tcgetattr(theirs)
+        environment = {**os.environ, "SLUICE_ADMIN": self.admin.url()}
+        process = subprocess.Popen([SLUICE, "top", "--interval", "100ms"], stdin=theirs, stdout=theirs,
+                                   stderr=theirs, env=environment, start_new_session=True,
+                                   preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+        self.addCleanup(os.close, ours)
+        self.addCleanup(os.close, theirs)
+        self.addCleanup(lambda: process.poll() is None and process.kill())
+        return process, ours, theirs, before
+
+    def read_until(self, ours, word):
+        text = b""
+        deadline = time.monotonic() + 20
+        while word not in text:
+            self.assertLess(time.monotonic(), deadline, text[-2000:])
+            self.assertTrue(select.select([ours], [], [], 20)[0], text)
+            text += os.read(ours, 65536)
+        return text
+
+    def left(self, process, ours, theirs, before, status=0):
+        text = self.read_until(ours, b"\x1b[?1049l")
+        self.assertEqual(process.wait(timeout=20), status)
+        self.assertIn(b"\x1b[?25h", text)
+        self.assertEqual(termios.tcgetattr(theirs), before)
+
+    def test_on_a_terminal_it_is_live_and_q_leaves(self):
+        self.serve()
+        process, ours, theirs, before = self.on_a_terminal()
+        self.assertIn(b"\x1b[?1049h", self.read_until(ours, b"licences"))
+        self.on("GET", "/api/queues", 200, [{"name": "another"}])
+        self.read_until(ours, b"another")
+        os.write(ours, b"x")  # no key of its
+        self.on("GET", "/api/queues", 500, {"reason": "in trouble"})
+        self.read_until(ours, b"in trouble")
+        self.serve()
+        self.read_until(ours, b"licences")
+        os.write(ours, b"q")
+        self.left(process, ours, theirs, before)
+
+    def test_ctrl_c_and_a_kill_leave_the_terminal_as_it_was(self):
+        self.serve()
+        for key, kill, status in ((b"\x03", None, 0), (None, signal.SIGTERM, 128 + signal.SIGTERM)):
+            process, ours, theirs, before = self.on_a_terminal()
+            self.read_until(ours, b"licences")
+            if key:
+                os.write(ours, key)
+            else:
+                process.send_signal(kill)
+            self.left(process, ours, theirs, before, status)
+
+    def test_it_follows_the_size_of_the_terminal(self):
+        self.serve()
+        process, ours, theirs, before = self.on_a_terminal(size=(24, 80))
+        self.read_until(ours, b"licences")
+        termios.tcsetwinsize(theirs, (3, 12))
+        self.read_until(ours, b"broker    Sl\x1b[K")
+        os.write(ours, b"q")
+        self.left(process, ours, theirs, before)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <chrono>
+#include <random>
 #include <utility>
 
 #include <fmt/format.h>
@@ -31,16 +32,64 @@ Code code_of_status(int status) {
   }
 }
 
+// A multipart form (RFC 7578) as the pieces that it is sent in, so that a large part is not copied.
+class Form {
+ public:
+  explicit Form(const std::vector<Admin::Part>& parts) : boundary_(make_boundary()) {
+    for (const Admin::Part& part : parts) {
+      heads_.push_back(fmt::format(
+          "{}--{}\r\nContent-Disposition: form-data; name=\"{}\"{}\r\nContent-Type: {}\r\n\r\n",
+          heads_.empty() ? "" : "\r\n", boundary_, part.name,
+          part.is_json ? "" : fmt::format("; filename=\"{}\"", part.name),
+          part.is_json ? "application/json" : "application/octet-stream"));
+    }
+    tail_ = fmt::format("\r\n--{}--\r\n", boundary_);
+    for (size_t i = 0; i < parts.size(); ++i) {
+      pieces_.emplace_back(heads_[i]);
+      pieces_.emplace_back(parts[i].content);
+    }
+    pieces_.emplace_back(tail_);
+    for (const std::string_view piece : pieces_) size_ += piece.size();
+  }
+  Form(const Form&) = delete;
+  Form& operator=(const Form&) = delete;
+
+  size_t size() const { return size_; }
+  std::string content_type() const { return "multipart/form-data; boundary=" + boundary_; }
+
+  // What lies at `offset`, at most kUploadPieceBytes of it.
+  std::string_view at(size_t offset) const {
+    for (const std::string_view piece : pieces_) {
+      if (offset < piece.size()) return piece.substr(offset, kUploadPieceBytes);
+      offset -= piece.size();
+    }
+    return "";
+  }
+
+ private:
+  // Random, so that no content can have it.
+  static std::string make_boundary() {
+    std::random_device random;
+    return fmt::format("sluice-{:08x}{:08x}{:08x}{:08x}", random(), random(), random(), random());
+  }
+
+  const std::string boundary_;
+  std::vector<std::string> heads_;
+  std::string tail_;
+  std::vector<std::string_view> pieces_;
+  size_t size_ = 0;
+};
+
+}  // namespace
+
 // JSON is UTF-8; a name from the command line may be anything.
-Expected<std::string> as_text(const Json& body) {
+Expected<std::string> json_text(const Json& body) {
   try {
     return body.dump();
   } catch (const Json::type_error&) {
     return fail(Code::kInvalid, "names and values must be UTF-8 text");
   }
 }
-
-}  // namespace
 
 struct Admin::Impl {
   Url url;
@@ -72,6 +121,14 @@ struct Admin::Impl {
     return Answer{response.status, std::move(body)};
   }
 
+  static httplib::ContentProvider provider(const Form& form, const Sent& sent) {
+    return [&form, &sent](size_t offset, size_t, httplib::DataSink& sink) {
+      const std::string_view piece = form.at(offset);
+      sent(offset + piece.size(), form.size());
+      return sink.write(piece.data(), piece.size());
+    };
+  }
+
   std::string unreached(httplib::Error error) const {
     switch (error) {
       case httplib::Error::Read:
@@ -94,6 +151,10 @@ struct Admin::Impl {
     if (body.is_object()) {
       const auto reason = body.find("reason");
       if (reason != body.end() && reason->is_string()) return reason->get<std::string>();
+    }
+    if (status == 413) {
+      return "the broker takes no request as large as that; make the image or the root file system "
+             "smaller";
     }
     return fmt::format("the broker answered with HTTP status {} and no reason", status);
   }
@@ -138,13 +199,13 @@ Expected<Admin::Answer> Admin::get(const std::string& path) {
 }
 
 Expected<Admin::Answer> Admin::put(const std::string& path, const Json& body) {
-  const auto text = as_text(body);
+  const auto text = json_text(body);
   if (!text) return std::unexpected(text.error());
   return impl_->answer(impl_->client.Put(path, *text, "application/json"));
 }
 
 Expected<Admin::Answer> Admin::post(const std::string& path, const Json& body) {
-  const auto text = as_text(body);
+  const auto text = json_text(body);
   if (!text) return std::unexpected(text.error());
   return impl_->answer(impl_->client.Post(path, *text, "application/json"));
 }
@@ -157,15 +218,18 @@ Expected<Admin::Answer> Admin::del(const std::string& path) {
   return impl_->answer(impl_->client.Delete(path));
 }
 
-Expected<Admin::Answer> Admin::put_image(const std::string& path, const Json& config,
-                                         std::string image) {
-  const auto text = as_text(config);
-  if (!text) return std::unexpected(text.error());
-  const httplib::MultipartFormDataItems parts = {
-      {"config", *text, "", "application/json"},
-      {"image", std::move(image), "image", "application/octet-stream"},
-  };
-  return impl_->answer(impl_->client.Put(path, parts));
+Expected<Admin::Answer> Admin::put_form(const std::string& path, const std::vector<Part>& parts,
+                                        const Sent& sent) {
+  const Form form(parts);
+  return impl_->answer(impl_->client.Put(path, httplib::Headers{}, form.size(),
+                                         impl_->provider(form, sent), form.content_type()));
+}
+
+Expected<Admin::Answer> Admin::post_form(const std::string& path, const std::vector<Part>& parts,
+                                         const Sent& sent) {
+  const Form form(parts);
+  return impl_->answer(impl_->client.Post(path, httplib::Headers{}, form.size(),
+                                          impl_->provider(form, sent), form.content_type()));
 }
 
 }  // namespace sluice::cli

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <string>
@@ -27,6 +29,9 @@ std::string api_path(std::initializer_list<std::string_view> parts);
 // what brokers expect of x-max-length and its like.
 Json arguments_json(const std::vector<std::pair<std::string, std::string>>& arguments);
 
+// `value` as the text of a form's part; kInvalid where a name in it is not UTF-8.
+Expected<std::string> json_text(const Json& value);
+
 // A client of broker/admin/API.md, over HTTP. One request at a time, on the caller's thread; the
 // connection is kept for the next one. Answers with a status of 400 or more are Errors that carry
 // the broker's reason.
@@ -49,8 +54,17 @@ class Admin {
   // A body that is not JSON.
   Expected<Answer> post_bytes(const std::string& path, const std::string& body);
   Expected<Answer> del(const std::string& path);
-  // PUT of a multipart form with the parts `config` and `image`.
-  Expected<Answer> put_image(const std::string& path, const Json& config, std::string image);
+  // A multipart form. `sent` is told on the way how many bytes of how many have gone.
+  struct Part {
+    std::string name;
+    std::string content;
+    bool is_json = false;
+  };
+  using Sent = std::function<void(uint64_t bytes, uint64_t of)>;
+  Expected<Answer> put_form(const std::string& path, const std::vector<Part>& parts,
+                            const Sent& sent);
+  Expected<Answer> post_form(const std::string& path, const std::vector<Part>& parts,
+                             const Sent& sent);
 
  private:
   struct Impl;

@@ -1,3 +1,5 @@
+#include <cstdio>
+
 #include <fmt/format.h>
 
 #include "tools/cli/admin.h"
@@ -25,15 +27,30 @@ std::string listeners(const Json& overview) {
   return text;
 }
 
+bool is_process_sandbox(const Json& overview) {
+  const auto executor = overview.find("executor");
+  return executor != overview.end() && executor->value("sandbox", "") == "process";
+}
+
+std::string memory(const Json& executor) {
+  const uint64_t budget = executor.value("memory_budget_bytes", uint64_t{0});
+  std::string text = human_bytes(executor.value("memory_bytes", uint64_t{0}));
+  return budget == 0 ? text : text + " of " + human_bytes(budget);
+}
+
 std::string executor(const Json& overview) {
   const Json executor = overview.value("executor", Json::object());
   std::string text = cell("", executor.value("state", Json()));
   const std::string backend = cell("", executor.value("backend", Json()));
   const std::string reason = cell("", executor.value("reason", Json()));
   if (backend != "-" && !backend.empty()) text += ", " + backend;
+  if (is_process_sandbox(overview)) {
+    text += ", NOT KVM: FUNCTIONS RUN AS JAILED PROCESSES ON THE HOST'S KERNEL";
+  }
   text += ", " + counted(executor.value("workers", uint64_t{0}), "worker");
   text += ", " + counted(executor.value("calls", uint64_t{0}), "call");
   text += ", " + counted(executor.value("restarts", uint64_t{0}), "restart");
+  if (executor.contains("memory_bytes")) text += ", memory " + memory(executor);
   if (reason != "-" && !reason.empty()) text += ": " + reason;
   return text;
 }
@@ -96,6 +113,12 @@ Expected<> status(const Context& context, const Options&) {
       {"subscriptions", overview.value("subscriptions", Json())},
   };
   print_object(context, summary);
+  if (is_process_sandbox(overview)) {
+    std::fprintf(
+        stderr,
+        "warning: functions run as jailed processes, not in KVM sandboxes: what is between "
+        "them and\nthis machine is its kernel. sluiced was started with --sandbox process\n");
+  }
   return {};
 }
 

@@ -15,6 +15,8 @@ struct Options {
   std::string queue;
   std::string function;
   std::optional<uint32_t> concurrency;
+  std::optional<uint32_t> batch_size;
+  std::optional<uint64_t> batch_window_ms;
   std::optional<uint32_t> max_attempts;
   std::optional<Backoff> backoff;
   std::optional<Destination> on_failure;
@@ -29,6 +31,8 @@ Json destination_json(const Destination& destination) {
 Json subscription_json(const Options& options) {
   Json body = {{"name", options.name}, {"queue", options.queue}, {"function", options.function}};
   if (options.concurrency) body["concurrency"] = *options.concurrency;
+  if (options.batch_size) body["batch_size"] = *options.batch_size;
+  if (options.batch_window_ms) body["batch_window_ms"] = *options.batch_window_ms;
   if (options.max_attempts) body["max_attempts"] = *options.max_attempts;
   if (options.backoff) {
     body["backoff_min_ms"] = options.backoff->min_ms;
@@ -63,6 +67,8 @@ Expected<> list(const Context& context, const Options&) {
        {"QUEUE", "queue"},
        {"FUNCTION", "function"},
        {"STATE", "state"},
+       {"BATCH", "batch_size"},
+       {"WINDOW", "batch_window_ms"},
        {"IN FLIGHT", "in_flight"},
        {"WAITING", "waiting_retry"},
        {"SUCCEEDED", "succeeded"},
@@ -120,6 +126,15 @@ void add_create_options(CLI::App* command, const std::shared_ptr<Options>& optio
   command->add_option("--concurrency", options->concurrency, "Calls at the same time, at most")
       ->check(CLI::Range(1u, 100'000u))
       ->type_name("N");
+  command
+      ->add_option("--batch-size", options->batch_size,
+                   "Messages in one call, at most; more than one is for functions that speak the "
+                   "protocol; 1")
+      ->check(CLI::Range(1u, 100'000u))
+      ->type_name("N");
+  add_parsed(command, "--batch-window", options->batch_window_ms, parse_duration_ms,
+             "How long a batch waits to be full, such as 50ms; 0ms")
+      ->type_name("TIME");
   command
       ->add_option("--max-attempts", options->max_attempts,
                    "Calls for one message before it is dead-lettered")

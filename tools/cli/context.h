@@ -33,6 +33,8 @@ void add_publish_command(CLI::App& app, Context& context);
 void add_consume_command(CLI::App& app, Context& context);
 void add_function_commands(CLI::App& app, Context& context);
 void add_subscription_commands(CLI::App& app, Context& context);
+void add_rootfs_commands(CLI::App& app, Context& context);
+void add_top_command(CLI::App& app, Context& context);
 
 // Checks for add_option(): "" where the text is fine, else what is wrong with it.
 std::string above_zero(const std::string& text);

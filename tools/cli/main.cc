@@ -50,6 +50,8 @@ int run(int argc, char** argv) {
   add_consume_command(app, context);
   add_function_commands(app, context);
   add_subscription_commands(app, context);
+  add_rootfs_commands(app, context);
+  add_top_command(app, context);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

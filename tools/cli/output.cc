@@ -6,7 +6,6 @@
 #include <cstdio>
 #include <cstring>
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -164,36 +163,14 @@ void Progress::update(std::string_view what, uint64_t count) {
   const int64_t now = now_ms();
   if (now < next_ms_) return;
   next_ms_ = now + kDrawMs;
-  drawn_ = true;
-  const std::string line = fmt::format("\r\033[K{} {}", count, what);
-  std::fwrite(line.data(), 1, line.size(), stderr);
+  say(fmt::format("{} {}", count, what));
 }
 
-Expected<std::string> read_input(const std::string& path, size_t bytes_max) {
-  const bool standard = path == "-";
-  const auto failed = [&](int error) {
-    return fail(Code::kIo,
-                fmt::format("cannot read {}: {}", standard ? "stdin" : path, std::strerror(error)));
-  };
-  const int fd = standard ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return failed(errno);
-
-  std::string content;
-  char buffer[64 * 1024];
-  ssize_t got = 0;
-  while (content.size() <= bytes_max && (got = read(fd, buffer, sizeof buffer)) != 0) {
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) break;
-    content.append(buffer, static_cast<size_t>(got));
-  }
-  const int error = errno;
-  if (!standard) close(fd);
-  if (got < 0) return failed(error);
-  if (content.size() > bytes_max) {
-    return fail(Code::kLimit, fmt::format("{} is larger than {}", standard ? "stdin" : path,
-                                          human_bytes(bytes_max)));
-  }
-  return content;
+void Progress::say(std::string_view line) {
+  if (!terminal_) return;
+  drawn_ = true;
+  const std::string text = fmt::format("\r\033[K{}", printable(line));
+  std::fwrite(text.data(), 1, text.size(), stderr);
 }
 
 }  // namespace sluice::cli

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "tools/cli/admin.h"
 #include "tools/cli/context.h"
+#include "tools/cli/read_input.h"
 
 // Where results go: stdout holds results and nothing else, stderr what is said about them.
 namespace sluice::cli {
@@ -47,14 +48,13 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
   // Cheap to call for every message: draws a few times a second.
   void update(std::string_view what, uint64_t count);
+  // A line of one's own, for a step that may take a while: drawn at once.
+  void say(std::string_view line);
 
  private:
   bool terminal_;
   bool drawn_ = false;
   int64_t next_ms_;
 };
-
-// A file, or stdin where `path` is "-", whole. kLimit above `bytes_max`.
-Expected<std::string> read_input(const std::string& path, size_t bytes_max);
 
 }  // namespace sluice::cli

@@ -43,13 +43,19 @@ size_t width(std::string_view text) {
       std::count_if(text.begin(), text.end(), [](char c) { return (c & 0xC0) != 0x80; }));
 }
 
-bool is_number(const std::string& cell) {
-  return !cell.empty() && cell.find_first_not_of("0123456789") == std::string::npos;
+// 12, 12.5, +3.0, 99.1%.
+bool is_number(std::string_view cell) {
+  if (cell.starts_with('+') || cell.starts_with('-')) cell.remove_prefix(1);
+  if (cell.ends_with('%')) cell.remove_suffix(1);
+  return !cell.empty() && cell.find_first_not_of("0123456789.") == std::string::npos;
 }
 
 bool is_number_column(const std::vector<std::vector<std::string>>& rows, size_t column) {
-  return !rows.empty() && std::all_of(rows.begin(), rows.end(),
-                                      [&](const auto& row) { return is_number(row[column]); });
+  const auto number = [&](const auto& row) { return is_number(row[column]); };
+  // "-" is a number that is not known.
+  return std::any_of(rows.begin(), rows.end(), number) &&
+         std::all_of(rows.begin(), rows.end(),
+                     [&](const auto& row) { return number(row) || row[column] == "-"; });
 }
 
 }  // namespace
@@ -143,6 +149,13 @@ std::string human_duration_ms(uint64_t duration_ms) {
   return two(seconds / 86'400, "d", seconds % 86'400 / 3'600, "h");
 }
 
+std::string human_duration_us(uint64_t duration_us) {
+  if (duration_us < 1'000) return fmt::format("{} us", duration_us);
+  if (duration_us >= 1'000'000) return human_duration_ms(duration_us / 1'000);
+  const double ms = static_cast<double>(duration_us) / 1'000;
+  return ms < 100 ? fmt::format("{:.1f} ms", ms) : fmt::format("{:.0f} ms", ms);
+}
+
 std::string human_time_ms(int64_t time_ms) {
   const time_t seconds = time_ms / 1000;
   std::tm local{};
@@ -154,6 +167,10 @@ std::string human_time_ms(int64_t time_ms) {
 
 std::string counted(uint64_t count, std::string_view noun) {
   return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
+std::string counted(uint64_t count, std::string_view noun, std::string_view plural) {
+  return fmt::format("{} {}", count, count == 1 ? noun : plural);
 }
 
 std::string align(const std::vector<std::string>& header,

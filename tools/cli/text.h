@@ -24,10 +24,13 @@ std::string printable(std::string_view text, bool lines = false);
 std::string human_bytes(uint64_t bytes);
 // 250 ms, 5 s, 3 min 12 s, 2 d 4 h.
 std::string human_duration_ms(uint64_t duration_ms);
+// 350 us, 1.2 ms; from a second on as the above.
+std::string human_duration_us(uint64_t duration_us);
 // Local time to the millisecond: 2026-01-31 17:05:09.123.
 std::string human_time_ms(int64_t time_ms);
-// 1 message, 2 messages.
+// 1 message, 2 messages; 1 entry, 2 entries.
 std::string counted(uint64_t count, std::string_view noun);
+std::string counted(uint64_t count, std::string_view noun, std::string_view plural);
 
 // Rows below their header, columns two spaces apart, wide enough for their longest cell and no
 // wider; a column of numbers is set to the right. Every row has as many cells as `header`. An empty
