@@ -13,6 +13,7 @@
 #include <linux/seccomp.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -93,6 +94,7 @@ class Init {
 
  private:
   Expected<void> drop_rights();
+  void tell_of_input(int64_t where);
   void serve_notification();
   void serve_control();
   bool answer(uint64_t id, int error);
@@ -106,6 +108,7 @@ class Init {
   Fd control_;
   Fd tmpfs_;
   Fd listener_;
+  Fd named_;
   Fd pidfd_;
   std::string proc_name_;
   pid_t pid_ = -1;
@@ -134,6 +137,15 @@ Expected<void> Init::prepare() {
     fds.push_back(protocol.ours.get());
   }
   if (auto sent = send_value(control_.get(), started, fds); !sent) return sent;
+  if (plan_.watch & kWatchName) {
+    named_ = Fd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+    if (!named_ || inotify_add_watch(named_.get(), "/dev/stdio/0", IN_OPEN) < 0) {
+      return fail(Code::kUnavailable,
+                  fmt::format("/dev/stdin can not be watched: {}; raise "
+                              "fs.inotify.max_user_instances",
+                              strerror(errno)));
+    }
+  }
 
   close_range(kProtocolFd + 1, ~0u, CLOSE_RANGE_CLOEXEC);
   bool placed = dup2(root->stdin_read.get(), 0) == 0 && dup2(root->stdout_write.get(), 1) == 1 &&
@@ -249,6 +261,16 @@ bool Init::answer(uint64_t id, int error) {
   return ioctl(listener_.get(), SECCOMP_IOCTL_NOTIF_SEND, &response) == 0;
 }
 
+void Init::tell_of_input(int64_t where) {
+  if (wanted_input_) return;
+  wanted_input_ = true;
+  Report report;
+  report.kind = Report::kWantsInput;
+  report.value = where;
+  report.ended.rss_peak_bytes = proc_number("statm", 1) * vmm::kPageBytes;
+  if (!send_value(control_.get(), report)) kill_for(Cause::kKilled);
+}
+
 // A call may always go on by its registers' values, which nobody can change meanwhile. What it
 // points to is not looked at.
 void Init::serve_notification() {
@@ -263,14 +285,7 @@ void Init::serve_notification() {
   switch (what) {
     case Told::kWaitsForInput:
     case Told::kPolls:
-      if (!wanted_input_) {
-        wanted_input_ = true;
-        Report report;
-        report.kind = Report::kWantsInput;
-        report.value = what == Told::kPolls ? -1 : static_cast<int64_t>(args[0] & 0xffffffff);
-        report.ended.rss_peak_bytes = proc_number("statm", 1) * vmm::kPageBytes;
-        if (!send_value(control_.get(), report)) kill_for(Cause::kKilled);
-      }
+      tell_of_input(what == Told::kPolls ? kSeveral : static_cast<int64_t>(args[0] & 0xffffffff));
       break;
     case Told::kMaps:
     case Told::kGrowsMapping: {
@@ -331,13 +346,18 @@ Ended Init::watch() {
   for (;;) {
     pollfd polled[] = {{pidfd_.get(), POLLIN, 0},
                        {listener_.get(), POLLIN, 0},
-                       {control_.get(), POLLIN, 0}};
+                       {control_.get(), POLLIN, 0},
+                       {named_.get(), POLLIN, 0}};
     if (poll(polled, std::size(polled), poll_ms()) < 0 && errno != EINTR) break;
     if (polled[0].revents != 0) break;
     if (polled[1].revents & POLLIN) serve_notification();
     // No thread is left that could be told of.
     if (polled[1].revents & (POLLHUP | POLLERR)) listener_.reset();
     if (polled[2].revents != 0) serve_control();
+    if (polled[3].revents != 0) {
+      named_.reset();
+      tell_of_input(kByName);
+    }
   }
   // Also those that another thread of the program left behind; there can be only one.
   rusage usage{};

@@ -71,7 +71,7 @@ class Keeper {
   int proc_;
   Config config_;
   int exec_fd_ = 0;
-  std::array<std::vector<sock_filter>, 4> filters_;  // by what is watched
+  std::array<std::vector<sock_filter>, 4> filters_;  // by what they watch
 };
 
 Expected<void> Keeper::enter_namespaces() {
@@ -129,7 +129,7 @@ Expected<void> Keeper::prepare() {
 }
 
 Expected<const std::vector<sock_filter>*> Keeper::filter(uint32_t watch) {
-  auto& made = filters_[watch % filters_.size()];
+  auto& made = filters_[watch & (kWatchStdin | kWatchProtocol)];
   if (made.empty()) {
     uint64_t mapping = std::max(kWatchedMappingBytes, config_.limits.memory_bytes / 16);
     auto filter = make_filter(watch, exec_fd_, mapping);

@@ -18,7 +18,7 @@ using executor::CallResult;
 using executor::Limits;
 using executor::Outcome;
 
-constexpr uint32_t kWatchBoth = kWatchStdin | kWatchProtocol;
+constexpr uint32_t kWatchAll = kWatchStdin | kWatchProtocol | kWatchName;
 
 class ProcessImage : public executor::Image, public std::enable_shared_from_this<ProcessImage> {
  public:
@@ -39,7 +39,7 @@ class ProcessImage : public executor::Image, public std::enable_shared_from_this
   const Spawner& spawner_;
   Fd keeper_;
   Limits limits_;
-  uint32_t watch_ = kWatchBoth;
+  uint32_t watch_ = kWatchAll;
   bool at_first_read_ = false;
   std::string warning_;
   uint64_t shared_bytes_ = 0;
@@ -79,7 +79,9 @@ Expected<void> ProcessImage::initialise() {
   if (auto failed = (*running)->failed()) return std::unexpected(*failed);
   if (auto fd = (*running)->wants_input()) {
     at_first_read_ = true;
-    watch_ = *fd == 3 ? kWatchProtocol : kWatchStdin;
+    watch_ = *fd == 3         ? kWatchProtocol
+             : *fd == kByName ? kWatchStdin | kWatchName
+                              : kWatchStdin;
     return {};
   }
   watch_ = kWatchStdin;

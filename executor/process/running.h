@@ -29,7 +29,7 @@ class Running {
   // After that: hands over the input and waits for the end, of the program or of its answer.
   executor::CallResult call(std::span<const uint8_t> input);
 
-  // The descriptor that it wants input from, -1 for several; none when it does not want any.
+  // The descriptor that it wants input from, kSeveral or kByName; none when it does not want any.
   std::optional<int> wants_input() const { return wants_input_; }
   bool has_ended() const { return ended_.has_value() || failed_.has_value(); }
   // Why there is no program: the sandbox could not be made, or the image can not be executed.
@@ -55,7 +55,7 @@ class Running {
   // Ends the program for this reason and waits until it is gone.
   void end_by(executor::Outcome outcome, std::string message);
   void kill();
-  bool speaks_protocol() const { return (watch_ & kWatchProtocol) && !(watch_ & kWatchStdin); }
+  bool speaks_protocol() const { return watch_ == kWatchProtocol; }
 
   Fd control_, stdin_, stdout_, stderr_, protocol_;
   uint32_t watch_;

@@ -38,9 +38,10 @@ struct LoadRequest {
   uint32_t has_rootfs = 0;
 };
 
-// Which descriptor's first read says that a program wants its input.
+// Which descriptor's first read, or what else, says that a program wants its input.
 inline constexpr uint32_t kWatchStdin = 1;
 inline constexpr uint32_t kWatchProtocol = 2;  // the program gets descriptor 3 and SLUICE_FD
+inline constexpr uint32_t kWatchName = 4;      // that /dev/stdin is opened
 
 // Executor to keeper: start a process. Descriptor: the init's end of its socket.
 struct StartRequest {
@@ -66,13 +67,16 @@ struct Ended {
   uint32_t tmpfs_full = 0;
 };
 
+inline constexpr int64_t kSeveral = -1;  // it polls
+inline constexpr int64_t kByName = -2;   // it opened /dev/stdin
+
 // Keeper or init to executor.
 struct Report {
   enum Kind : uint32_t {
     kPrepared,    // keeper: the image is ready
     kFailed,      // keeper, init: `code`, `text`
     kStarted,     // init: descriptors stdin, stdout, stderr, and the protocol's where watched
-    kWantsInput,  // init: `value` is the descriptor, -1 where it waits for several
+    kWantsInput,  // init: `value` is the descriptor, or one of the two below
     kEnded,       // init: `ended`
   } kind = kFailed;
   Code code = Code::kInternal;

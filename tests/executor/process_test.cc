@@ -149,7 +149,8 @@ TEST(Call, ThreadsShareAnImage) {
 
 TEST(Stdio, DeviceNamesAreTheStreams) {
   Loaded cat("/bin/busybox", {"cat", "/dev/stdin"});
-  EXPECT_EQ(cat.call("by its name").output, "by its name");
+  CallResult c = cat.call("by its name");
+  EXPECT_EQ(c.output, "by its name") << c.ending.message << c.log;
   EXPECT_EQ(cat.call("again").output, "again");
   Loaded tee("/bin/busybox", {"tee", "/dev/stderr"});
   CallResult r = tee.call("to both");
