@@ -47,7 +47,7 @@ constexpr int kAllowed[] = {
     // The process and its threads.
     SYS_exit, SYS_arch_prctl, SYS_set_tid_address, SYS_set_robust_list, SYS_rseq, SYS_futex,
     SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigpending, SYS_rt_sigtimedwait,
-    SYS_rt_sigsuspend, SYS_sigaltstack, SYS_pause, SYS_restart_syscall, SYS_getrlimit,
+    SYS_rt_sigsuspend, SYS_sigaltstack, SYS_pause, SYS_restart_syscall, SYS_getrlimit, SYS_setrlimit,
     SYS_getrusage, SYS_getpid, SYS_gettid, SYS_getppid, SYS_getpgrp, SYS_getpgid, SYS_getsid,
     SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_getresuid, SYS_getresgid, SYS_getgroups,
     SYS_capget, SYS_uname, SYS_sysinfo, SYS_getcpu, SYS_sched_getaffinity, SYS_sched_yield,
@@ -84,7 +84,6 @@ constexpr Fixed kFixed[] = {
     {SYS_sched_setaffinity, EPERM},
     {SYS_sched_setscheduler, EPERM},
     {SYS_sched_setparam, EPERM},
-    {SYS_setrlimit, EPERM},
     {SYS_getxattr, EOPNOTSUPP},
     {SYS_lgetxattr, EOPNOTSUPP},
     {SYS_fgetxattr, EOPNOTSUPP},
@@ -183,8 +182,8 @@ void add_rules(Rules& rules, uint32_t watch, int exec_fd, uint64_t watched_mappi
   }
   for (uint64_t request : kDescriptorFlags) rules.add(SCMP_ACT_ALLOW, SYS_ioctl, {is(1, request)});
   for (uint64_t option : kPrctl) rules.add(SCMP_ACT_ALLOW, SYS_prctl, {is(0, option)});
-  // The own limits may be read. (A pointer that is not null is an attempt to set them.)
-  rules.add(SCMP_ACT_ALLOW, SYS_prlimit64, {is(0, 0), {2, SCMP_CMP_EQ, 0, 0}});
+  // The own limits, which can be lowered only.
+  rules.add(SCMP_ACT_ALLOW, SYS_prlimit64, {is(0, 0)});
   rules.add(SCMP_ACT_ALLOW, SYS_personality, {is(0, 0)});
   rules.add(SCMP_ACT_ALLOW, SYS_personality, {is(0, kLow32)});
   rules.add(SCMP_ACT_ALLOW, SYS_execveat,

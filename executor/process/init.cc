@@ -49,17 +49,18 @@ struct Exec {
   int error = 0;
 };
 
+bool set(int resource, uint64_t value) {
+  rlimit limit{value, value};
+  return setrlimit(static_cast<__rlimit_resource>(resource), &limit) == 0;
+}
+
 bool set_limits(const executor::Limits& l) {
-  auto set = [](int resource, uint64_t value) {
-    rlimit limit{value, value};
-    return setrlimit(static_cast<__rlimit_resource>(resource), &limit) == 0;
-  };
   uint64_t stack = std::min(vmm::kStackBytesMax, l.memory_bytes / vmm::kStackShare);
   // One more than threads: the init is the same user's. Core dumps: a limit of 1 also holds where
   // the kernel pipes them to a program, which 0 does not.
   return set(RLIMIT_NPROC, uint64_t{l.threads} + 1) && set(RLIMIT_CORE, 1) &&
          set(RLIMIT_MEMLOCK, 0) && set(RLIMIT_MSGQUEUE, 0) && set(RLIMIT_NICE, 0) &&
-         set(RLIMIT_RTPRIO, 0) && set(RLIMIT_STACK, stack) && set(RLIMIT_NOFILE, l.open_files) &&
+         set(RLIMIT_RTPRIO, 0) && set(RLIMIT_STACK, stack) &&
          set(RLIMIT_AS, l.memory_bytes);
 }
 
@@ -76,7 +77,8 @@ int exec_program(void* argument) {
   }
   exec.listener = static_cast<int>(
       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program));
-  if (exec.listener >= 0) {
+  // Last, since the listener is a descriptor too.
+  if (exec.listener >= 0 && set(RLIMIT_NOFILE, plan.config->limits.open_files)) {
     syscall(SYS_execveat, plan.exec_fd, "", exec.args, exec.env, AT_EMPTY_PATH);
   }
   exec.error = errno;
@@ -378,6 +380,8 @@ Ended Init::watch() {
 void run_init(const InitPlan& plan, Fd control) {
   int control_fd = control.get();
   Init init(plan, std::move(control));
+  // kill(0) reaches the whole process group, also outside of the namespace.
+  setsid();
   auto ready = map_ids(plan.proc, kInsideId, 0, 0);
   if (ready) ready = init.prepare();
   if (ready) ready = init.start_program();

@@ -11,7 +11,8 @@ namespace sluice::process {
 
 // Runs functions in jailed processes (README.md). A sandbox is a process that waits for its input;
 // each call has one of its own, and the next is started when a call is over. `spawner` must outlive
-// it and its images. load() and clone() wait for processes: not for a thread that must not.
+// it and its images. load() and clone() wait for processes: not for a thread that must not. The
+// executor ignores SIGPIPE.
 class ProcessBackend : public executor::Backend {
  public:
   // Tries whether this machine can do it. Errors: kUnavailable, with what to do about it.

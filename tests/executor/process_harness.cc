@@ -1,5 +1,6 @@
 #include "tests/executor/process_harness.h"
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -98,6 +99,8 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "%s\n", spawner.error().message.c_str());
     return 1;
   }
+  // As in the executor.
+  signal(SIGPIPE, SIG_IGN);
   sluice::process::started = std::move(*spawner);
   testing::InitGoogleTest(&argc, argv);
   int result = RUN_ALL_TESTS();

@@ -17,6 +17,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 static int held(int closed) {
@@ -97,7 +98,13 @@ int main(int argc, char** argv) {
   const char* how = argc > 1 ? argv[1] : "";
   const char* what = argc > 2 ? argv[2] : "";
   char buffer[64];
+  if (!strcmp(how, "spend-first")) {
+    while (clock() < atol(what) * (CLOCKS_PER_SEC / 1000)) {
+    }
+  }
   if (read(0, buffer, sizeof buffer) < 0) return 99;
+  if (!strcmp(how, "spend-first")) return puts("done") < 0;
+  if (!strcmp(how, "request")) return malloc(atol(what)) == 0;
   if (!strcmp(how, "open")) return held(open(what, O_RDONLY) < 0);
   if (!strcmp(how, "write")) return held(open(what, O_WRONLY | O_CREAT, 0600) < 0);
   if (!strcmp(how, "list")) return list(what);
