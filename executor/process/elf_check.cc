@@ -17,21 +17,24 @@ std::unexpected<Error> invalid(std::string message) {
 
 Expected<Elf64_Ehdr> check_header(std::span<const uint8_t> file) {
   if (file.size() > vmm::kImageBytesMax) {
-    return invalid(fmt::format("the image has {} bytes; the limit is {}", file.size(),
-                               vmm::kImageBytesMax));
+    return invalid(
+        fmt::format("the image has {} bytes; the limit is {}", file.size(), vmm::kImageBytesMax));
   }
   if (file.size() >= 2 && file[0] == '#' && file[1] == '!') {
-    return invalid("the image is a script, not an ELF executable; run its interpreter from a root "
-                   "file system");
+    return invalid(
+        "the image is a script, not an ELF executable; run its interpreter from a root "
+        "file system");
   }
   Elf64_Ehdr h;
   if (file.size() < sizeof h) return invalid("the image is no ELF executable: it is too short");
   std::memcpy(&h, file.data(), sizeof h);
-  if (std::memcmp(h.e_ident, ELFMAG, SELFMAG) != 0) return invalid("the image is no ELF executable");
+  if (std::memcmp(h.e_ident, ELFMAG, SELFMAG) != 0)
+    return invalid("the image is no ELF executable");
   if (h.e_ident[EI_CLASS] != ELFCLASS64 || h.e_machine != EM_X86_64) {
-    return invalid(fmt::format("the image is for another processor (ELF machine {}); build it for "
-                               "x86-64",
-                               h.e_machine));
+    return invalid(
+        fmt::format("the image is for another processor (ELF machine {}); build it for "
+                    "x86-64",
+                    h.e_machine));
   }
   if (h.e_type != ET_EXEC && h.e_type != ET_DYN) {
     return invalid(fmt::format("the image is no executable (ELF type {})", h.e_type));
@@ -56,16 +59,18 @@ Expected<void> check_elf(std::span<const uint8_t> file, bool has_rootfs, uint64_
     std::memcpy(&p, file.data() + h->e_phoff + i * sizeof p, sizeof p);
     if (p.p_offset > file.size() || p.p_filesz > file.size() - p.p_offset) {
       if (p.p_type != PT_LOAD && p.p_type != PT_INTERP) continue;
-      return invalid(fmt::format("the image is truncated: a segment wants {} bytes from byte {} of "
-                                 "{}",
-                                 p.p_filesz, p.p_offset, file.size()));
+      return invalid(
+          fmt::format("the image is truncated: a segment wants {} bytes from byte {} of "
+                      "{}",
+                      p.p_filesz, p.p_offset, file.size()));
     }
     if (p.p_type == PT_INTERP && !has_rootfs) {
       std::string name(reinterpret_cast<const char*>(file.data()) + p.p_offset,
                        std::min<uint64_t>(p.p_filesz, 256));
-      return invalid(fmt::format("the image is dynamically linked (it wants {}); link it with "
-                                 "-static, or give it a root file system",
-                                 name.c_str()));
+      return invalid(
+          fmt::format("the image is dynamically linked (it wants {}); link it with "
+                      "-static, or give it a root file system",
+                      name.c_str()));
     }
     if (p.p_type != PT_LOAD) continue;
     if (p.p_memsz > vmm::kImageAddressMax || p.p_vaddr > vmm::kImageAddressMax) {
@@ -76,9 +81,10 @@ Expected<void> check_elf(std::span<const uint8_t> file, bool has_rootfs, uint64_
   }
   if (high == 0) return invalid("the image has nothing to load");
   if (high - low + stack_bytes > memory_bytes) {
-    return invalid(fmt::format("the image takes {} bytes of address space and its stack {}, more "
-                               "than its memory limit of {}; raise the limit",
-                               high - low, stack_bytes, memory_bytes));
+    return invalid(
+        fmt::format("the image takes {} bytes of address space and its stack {}, more "
+                    "than its memory limit of {}; raise the limit",
+                    high - low, stack_bytes, memory_bytes));
   }
   return {};
 }

@@ -93,9 +93,15 @@ Ending ending_of(const Ended& ended, const Limits& limits) {
     case Cause::kCpu:
       return {Outcome::kCpuLimit, 0,
               fmt::format("the program used more CPU time than its limit of {} ms", limits.cpu_ms)};
-    case Cause::kItself:
     case Cause::kKilled:
+      return {Outcome::kUnavailable, 0, "the sandbox's process was killed from outside"};
+    case Cause::kItself:
       break;
+  }
+  if (WIFSIGNALED(ended.wait_status) && WTERMSIG(ended.wait_status) == SIGKILL &&
+      !ended.sent_signal) {
+    return {Outcome::kUnavailable, 0,
+            "the program was killed from outside; is the machine out of memory?"};
   }
   Ending ending = of_status(ended.wait_status);
   if (ending.outcome == Outcome::kOk || ending.outcome == Outcome::kForbiddenSyscall) return ending;

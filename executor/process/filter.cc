@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -31,32 +32,141 @@ constexpr uint64_t kLow32 = 0xffffffff;
 // Calls that act on the process itself, on its descriptors, or on files that its namespace shows.
 constexpr int kAllowed[] = {
     // Input and output on descriptors, all of which are its own.
-    SYS_write, SYS_writev, SYS_pwrite64, SYS_pwritev, SYS_preadv, SYS_lseek, SYS_fsync,
-    SYS_fdatasync, SYS_sync_file_range, SYS_ftruncate, SYS_fallocate, SYS_fadvise64, SYS_flock,
-    SYS_close, SYS_close_range, SYS_dup, SYS_dup2, SYS_dup3, SYS_pipe, SYS_pipe2, SYS_eventfd2,
-    SYS_epoll_create, SYS_epoll_create1, SYS_epoll_ctl,
+    SYS_write,
+    SYS_writev,
+    SYS_pwrite64,
+    SYS_pwritev,
+    SYS_preadv,
+    SYS_lseek,
+    SYS_fsync,
+    SYS_fdatasync,
+    SYS_sync_file_range,
+    SYS_ftruncate,
+    SYS_fallocate,
+    SYS_fadvise64,
+    SYS_flock,
+    SYS_close,
+    SYS_close_range,
+    SYS_dup,
+    SYS_dup2,
+    SYS_dup3,
+    SYS_pipe,
+    SYS_pipe2,
+    SYS_eventfd2,
+    SYS_epoll_create,
+    SYS_epoll_create1,
+    SYS_epoll_ctl,
     // Files: a read-only root, and a private file system with a bound.
-    SYS_open, SYS_openat, SYS_creat, SYS_stat, SYS_lstat, SYS_fstat, SYS_newfstatat, SYS_statx,
-    SYS_statfs, SYS_fstatfs, SYS_access, SYS_faccessat, SYS_faccessat2, SYS_readlink,
-    SYS_readlinkat, SYS_getcwd, SYS_chdir, SYS_fchdir, SYS_mkdir, SYS_mkdirat, SYS_rmdir,
-    SYS_unlink, SYS_unlinkat, SYS_rename, SYS_renameat, SYS_renameat2, SYS_truncate, SYS_link,
-    SYS_linkat, SYS_symlink, SYS_symlinkat, SYS_chmod, SYS_fchmod, SYS_fchmodat, SYS_utimensat,
-    SYS_utime, SYS_utimes, SYS_getdents, SYS_getdents64, SYS_umask,
+    SYS_open,
+    SYS_openat,
+    SYS_creat,
+    SYS_stat,
+    SYS_lstat,
+    SYS_fstat,
+    SYS_newfstatat,
+    SYS_statx,
+    SYS_statfs,
+    SYS_fstatfs,
+    SYS_access,
+    SYS_faccessat,
+    SYS_faccessat2,
+    SYS_readlink,
+    SYS_readlinkat,
+    SYS_getcwd,
+    SYS_chdir,
+    SYS_fchdir,
+    SYS_mkdir,
+    SYS_mkdirat,
+    SYS_rmdir,
+    SYS_unlink,
+    SYS_unlinkat,
+    SYS_rename,
+    SYS_renameat,
+    SYS_renameat2,
+    SYS_truncate,
+    SYS_link,
+    SYS_linkat,
+    SYS_symlink,
+    SYS_symlinkat,
+    SYS_chmod,
+    SYS_fchmod,
+    SYS_fchmodat,
+    SYS_utimensat,
+    SYS_utime,
+    SYS_utimes,
+    SYS_getdents,
+    SYS_getdents64,
+    SYS_umask,
     // Memory, bounded by RLIMIT_AS.
-    SYS_brk, SYS_munmap, SYS_mprotect, SYS_madvise, SYS_mincore, SYS_msync, SYS_membarrier,
+    SYS_brk,
+    SYS_munmap,
+    SYS_mprotect,
+    SYS_madvise,
+    SYS_mincore,
+    SYS_msync,
+    SYS_membarrier,
     // The process and its threads.
-    SYS_exit, SYS_arch_prctl, SYS_set_tid_address, SYS_set_robust_list, SYS_rseq, SYS_futex,
-    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigpending, SYS_rt_sigtimedwait,
-    SYS_rt_sigsuspend, SYS_sigaltstack, SYS_pause, SYS_restart_syscall, SYS_getrlimit, SYS_setrlimit,
-    SYS_getrusage, SYS_getpid, SYS_gettid, SYS_getppid, SYS_getpgrp, SYS_getpgid, SYS_getsid,
-    SYS_getuid, SYS_geteuid, SYS_getgid, SYS_getegid, SYS_getresuid, SYS_getresgid, SYS_getgroups,
-    SYS_capget, SYS_uname, SYS_sysinfo, SYS_getcpu, SYS_sched_getaffinity, SYS_sched_yield,
-    SYS_sched_getparam, SYS_sched_getscheduler, SYS_sched_get_priority_max,
-    SYS_sched_get_priority_min, SYS_getpriority, SYS_getrandom, SYS_wait4, SYS_waitid,
+    SYS_exit,
+    SYS_arch_prctl,
+    SYS_set_tid_address,
+    SYS_set_robust_list,
+    SYS_rseq,
+    SYS_futex,
+    SYS_rt_sigaction,
+    SYS_rt_sigprocmask,
+    SYS_rt_sigreturn,
+    SYS_rt_sigpending,
+    SYS_rt_sigtimedwait,
+    SYS_rt_sigsuspend,
+    SYS_sigaltstack,
+    SYS_pause,
+    SYS_restart_syscall,
+    SYS_getrlimit,
+    SYS_setrlimit,
+    SYS_getrusage,
+    SYS_getpid,
+    SYS_gettid,
+    SYS_getppid,
+    SYS_getpgrp,
+    SYS_getpgid,
+    SYS_getsid,
+    SYS_getuid,
+    SYS_geteuid,
+    SYS_getgid,
+    SYS_getegid,
+    SYS_getresuid,
+    SYS_getresgid,
+    SYS_getgroups,
+    SYS_capget,
+    SYS_uname,
+    SYS_sysinfo,
+    SYS_getcpu,
+    SYS_sched_getaffinity,
+    SYS_sched_yield,
+    SYS_sched_getparam,
+    SYS_sched_getscheduler,
+    SYS_sched_get_priority_max,
+    SYS_sched_get_priority_min,
+    SYS_getpriority,
+    SYS_getrandom,
+    SYS_wait4,
+    SYS_waitid,
     // Time.
-    SYS_clock_gettime, SYS_clock_getres, SYS_gettimeofday, SYS_time, SYS_times, SYS_nanosleep,
-    SYS_clock_nanosleep, SYS_alarm, SYS_setitimer, SYS_getitimer, SYS_timer_create,
-    SYS_timer_settime, SYS_timer_gettime, SYS_timer_delete, SYS_timer_getoverrun,
+    SYS_clock_gettime,
+    SYS_clock_getres,
+    SYS_gettimeofday,
+    SYS_time,
+    SYS_times,
+    SYS_nanosleep,
+    SYS_clock_nanosleep,
+    SYS_alarm,
+    SYS_setitimer,
+    SYS_getitimer,
+    SYS_timer_create,
+    SYS_timer_settime,
+    SYS_timer_gettime,
+    SYS_timer_delete,
+    SYS_timer_getoverrun,
 };
 
 // What programs try and can do without; 0 is for what has nothing to do here.
@@ -110,15 +220,15 @@ constexpr Fixed kFixed[] = {
 };
 
 constexpr int kReads[] = {SYS_read, SYS_readv, SYS_pread64};
-constexpr int kPolls[] = {SYS_poll,    SYS_ppoll,      SYS_select,
+constexpr int kPolls[] = {SYS_poll,     SYS_ppoll,      SYS_select,
                           SYS_pselect6, SYS_epoll_wait, SYS_epoll_pwait};
 constexpr int kSignals[] = {SYS_kill, SYS_tkill, SYS_tgkill, SYS_rt_sigqueueinfo,
                             SYS_rt_tgsigqueueinfo};
 constexpr uint64_t kTerminalQuestions[] = {TCGETS, TIOCGWINSZ, TIOCGPGRP};
 constexpr uint64_t kDescriptorFlags[] = {FIONREAD, FIONBIO, FIOCLEX, FIONCLEX};
-constexpr uint64_t kFcntl[] = {F_DUPFD,  F_DUPFD_CLOEXEC, F_GETFD,     F_SETFD,     F_GETFL,
-                               F_SETFL,  F_GETLK,         F_SETLK,     F_SETLKW,    F_OFD_GETLK,
-                               F_OFD_SETLK, F_OFD_SETLKW, F_GETPIPE_SZ};
+constexpr uint64_t kFcntl[] = {F_DUPFD,     F_DUPFD_CLOEXEC, F_GETFD,     F_SETFD,  F_GETFL,
+                               F_SETFL,     F_GETLK,         F_SETLK,     F_SETLKW, F_OFD_GETLK,
+                               F_OFD_SETLK, F_OFD_SETLKW,    F_GETPIPE_SZ};
 constexpr uint64_t kPrctl[] = {PR_SET_NAME, PR_GET_NAME, PR_SET_VMA, PR_GET_DUMPABLE};
 
 template <size_t N>
@@ -135,9 +245,8 @@ class Rules {
   explicit Rules(scmp_filter_ctx context) : context_(context) {}
 
   void add(uint32_t action, int number, std::initializer_list<scmp_arg_cmp> conditions = {}) {
-    int result = seccomp_rule_add_array(context_, action, number,
-                                        static_cast<unsigned>(conditions.size()),
-                                        conditions.begin());
+    int result = seccomp_rule_add_array(
+        context_, action, number, static_cast<unsigned>(conditions.size()), conditions.begin());
     if (result != 0 && failed_ == 0) failed_ = -result;
   }
   int failed() const { return failed_; }
@@ -151,13 +260,13 @@ scmp_arg_cmp is(unsigned arg, uint64_t value, uint64_t mask = kLow32) {
   return {arg, SCMP_CMP_MASKED_EQ, mask, value};
 }
 
-// A rule for descriptors from 4 on also holds for some odd 64-bit values that the kernel takes for 0:
-// then a hint is missed, no more.
+// A rule for descriptors from 4 on also holds for some odd 64-bit values that the kernel takes for
+// 0: then a hint is missed, no more.
 void add_reads(Rules& rules, uint32_t watch) {
   for (int number : kReads) {
     for (unsigned fd = 0; fd < 4; fd++) {
-      bool watched = (fd == 0 && (watch & kWatchStdin)) ||
-                     (fd == kProtocolFd && (watch & kWatchProtocol));
+      bool watched =
+          (fd == 0 && (watch & kWatchStdin)) || (fd == kProtocolFd && (watch & kWatchProtocol));
       if (!watched) rules.add(SCMP_ACT_ALLOW, number, {is(0, fd)});
     }
     rules.add(SCMP_ACT_ALLOW, number, {{0, SCMP_CMP_GE, 4, 0}});
@@ -173,8 +282,7 @@ void add_rules(Rules& rules, uint32_t watch, int exec_fd, uint64_t watched_mappi
   for (int number : {SYS_select, SYS_pselect6}) rules.add(SCMP_ACT_ALLOW, number, {is(0, 0)});
   // Success needs no look.
   rules.add(SCMP_ACT_ALLOW, SYS_exit_group, {is(0, 0)});
-  rules.add(SCMP_ACT_ALLOW, SYS_mmap,
-            {{1, SCMP_CMP_LT, watched_mapping_bytes, 0}});
+  rules.add(SCMP_ACT_ALLOW, SYS_mmap, {{1, SCMP_CMP_LT, watched_mapping_bytes, 0}});
   rules.add(SCMP_ACT_ALLOW, SYS_mremap, {{2, SCMP_CMP_LT, watched_mapping_bytes, 0}});
   for (uint64_t command : kFcntl) rules.add(SCMP_ACT_ALLOW, SYS_fcntl, {is(1, command)});
   for (uint64_t request : kTerminalQuestions) {
@@ -184,6 +292,8 @@ void add_rules(Rules& rules, uint32_t watch, int exec_fd, uint64_t watched_mappi
   for (uint64_t option : kPrctl) rules.add(SCMP_ACT_ALLOW, SYS_prctl, {is(0, option)});
   // The own limits, which can be lowered only.
   rules.add(SCMP_ACT_ALLOW, SYS_prlimit64, {is(0, 0)});
+  // The C library asks a name service daemon first, and copes.
+  rules.add(SCMP_ACT_ERRNO(EACCES), SYS_socket, {is(0, AF_UNIX)});
   rules.add(SCMP_ACT_ALLOW, SYS_personality, {is(0, 0)});
   rules.add(SCMP_ACT_ALLOW, SYS_personality, {is(0, kLow32)});
   rules.add(SCMP_ACT_ALLOW, SYS_execveat,
@@ -195,8 +305,8 @@ void add_rules(Rules& rules, uint32_t watch, int exec_fd, uint64_t watched_mappi
 Told told(uint64_t number, const uint64_t args[6], uint32_t watch, int& error) {
   uint32_t first = static_cast<uint32_t>(args[0]);
   if (is_one_of(kReads, number)) {
-    bool watched = (first == 0 && (watch & kWatchStdin)) ||
-                   (first == kProtocolFd && (watch & kWatchProtocol));
+    bool watched =
+        (first == 0 && (watch & kWatchStdin)) || (first == kProtocolFd && (watch & kWatchProtocol));
     return watched ? Told::kWaitsForInput : Told::kForbidden;
   }
   if (is_one_of(kPolls, number)) return Told::kPolls;

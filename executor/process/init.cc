@@ -60,20 +60,18 @@ bool set_limits(const executor::Limits& l) {
   // the kernel pipes them to a program, which 0 does not.
   return set(RLIMIT_NPROC, uint64_t{l.threads} + 1) && set(RLIMIT_CORE, 1) &&
          set(RLIMIT_MEMLOCK, 0) && set(RLIMIT_MSGQUEUE, 0) && set(RLIMIT_NICE, 0) &&
-         set(RLIMIT_RTPRIO, 0) && set(RLIMIT_STACK, stack) &&
-         set(RLIMIT_AS, l.memory_bytes);
+         set(RLIMIT_RTPRIO, 0) && set(RLIMIT_STACK, stack) && set(RLIMIT_AS, l.memory_bytes);
 }
 
 int exec_program(void* argument) {
   Exec& exec = *static_cast<Exec*>(argument);
   const InitPlan& plan = *exec.plan;
-  ssize_t got =
-      readlinkat(plan.proc, "self", exec.proc_name, sizeof exec.proc_name - 1);
+  ssize_t got = readlinkat(plan.proc, "self", exec.proc_name, sizeof exec.proc_name - 1);
   sock_fprog program{static_cast<unsigned short>(plan.filter->size()),
                      const_cast<sock_filter*>(plan.filter->data())};
   if (got <= 0 || !set_limits(plan.config->limits)) {
     exec.error = errno;
-    _exit(127);
+    _exit(0);
   }
   exec.listener = static_cast<int>(
       syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program));
@@ -82,7 +80,8 @@ int exec_program(void* argument) {
     syscall(SYS_execveat, plan.exec_fd, "", exec.args, exec.env, AT_EMPTY_PATH);
   }
   exec.error = errno;
-  _exit(127);
+  // Another status would be the init's to look at, which waits for this process.
+  _exit(0);
 }
 
 class Init {
@@ -142,10 +141,9 @@ Expected<void> Init::prepare() {
   if (plan_.watch & kWatchName) {
     named_ = Fd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (!named_ || inotify_add_watch(named_.get(), "/dev/stdio/0", IN_OPEN) < 0) {
-      return fail(Code::kUnavailable,
-                  fmt::format("/dev/stdin can not be watched: {}; raise "
-                              "fs.inotify.max_user_instances",
-                              strerror(errno)));
+      return fail(Code::kUnavailable, fmt::format("/dev/stdin can not be watched: {}; raise "
+                                                  "fs.inotify.max_user_instances",
+                                                  strerror(errno)));
     }
   }
 
@@ -303,6 +301,7 @@ void Init::serve_notification() {
       if (proc_number("stat", 17) >= limits.threads) ended_.refused_thread = 1;
       break;
     case Told::kFails:
+      ended_.sent_signal |= number != SYS_exit_group;
       if (files_are_full()) ended_.files_full = 1;
       break;
     case Told::kRefused:
@@ -345,17 +344,24 @@ int Init::poll_ms() {
 }
 
 Ended Init::watch() {
+  int keeper_fd = plan_.keeper;
   for (;;) {
     pollfd polled[] = {{pidfd_.get(), POLLIN, 0},
                        {listener_.get(), POLLIN, 0},
                        {control_.get(), POLLIN, 0},
-                       {named_.get(), POLLIN, 0}};
+                       {named_.get(), POLLIN, 0},
+                       {keeper_fd, POLLIN, 0}};
     if (poll(polled, std::size(polled), poll_ms()) < 0 && errno != EINTR) break;
     if (polled[0].revents != 0) break;
     if (polled[1].revents & POLLIN) serve_notification();
     // No thread is left that could be told of.
     if (polled[1].revents & (POLLHUP | POLLERR)) listener_.reset();
     if (polled[2].revents != 0) serve_control();
+    if (polled[4].revents != 0) {
+      // A death signal alone would miss a keeper that ended before it was asked for.
+      kill_for(Cause::kKilled);
+      keeper_fd = -1;
+    }
     if (polled[3].revents != 0) {
       named_.reset();
       tell_of_input(kByName);

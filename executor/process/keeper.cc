@@ -6,9 +6,11 @@
 #include <clocale>
 #include <csignal>
 #include <cstring>
+#include <iterator>
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -56,7 +58,11 @@ class Mapped {
 
 class Keeper {
  public:
-  Keeper(KeeperParts parts, int proc) : parts_(std::move(parts)), proc_(proc) {}
+  Keeper(KeeperParts parts, int proc, int spawner)
+      : parts_(std::move(parts)),
+        proc_(proc),
+        spawner_(spawner),
+        self_(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0))) {}
 
   Expected<void> prepare();
   [[noreturn]] void serve();
@@ -69,6 +75,8 @@ class Keeper {
 
   KeeperParts parts_;
   int proc_;
+  int spawner_;
+  Fd self_;
   Config config_;
   int exec_fd_ = 0;
   std::array<std::vector<sock_filter>, 4> filters_;  // by what they watch
@@ -101,8 +109,8 @@ Expected<void> Keeper::open_image() {
                                               config_.image_path, std::strerror(errno)));
     }
     if (!S_ISREG(status.st_mode)) {
-      return fail(Code::kInvalid, fmt::format("{} in the root file system is no program",
-                                              config_.image_path));
+      return fail(Code::kInvalid,
+                  fmt::format("{} in the root file system is no program", config_.image_path));
     }
   }
   return {};
@@ -146,6 +154,7 @@ void Keeper::start(const StartRequest& request, Fd control) {
     InitPlan plan{.config = &config_,
                   .has_rootfs = static_cast<bool>(parts_.rootfs),
                   .proc = proc_,
+                  .keeper = self_.get(),
                   .image = parts_.image.get(),
                   .exec_fd = exec_fd_,
                   .filter = *rules,
@@ -171,6 +180,11 @@ void Keeper::start(const StartRequest& request, Fd control) {
 
 void Keeper::serve() {
   for (;;) {
+    // A death signal alone would miss a parent that ended before it was asked for.
+    pollfd polled[] = {{parts_.socket.get(), POLLIN, 0}, {spawner_, POLLIN, 0}};
+    if (poll(polled, std::size(polled), -1) < 0 && errno != EINTR) _exit(1);
+    if (polled[1].revents != 0) _exit(1);
+    if (polled[0].revents == 0) continue;
     StartRequest request;
     std::vector<Fd> fds;
     if (!receive_value(parts_.socket.get(), request, fds)) _exit(0);
@@ -180,11 +194,11 @@ void Keeper::serve() {
 
 }  // namespace
 
-void run_keeper(KeeperParts parts, int proc) {
+void run_keeper(KeeperParts parts, int proc, int spawner) {
   // Names in archives are UTF-8.
   setlocale(LC_CTYPE, "C.UTF-8");
   int socket = parts.socket.get();
-  Keeper keeper(std::move(parts), proc);
+  Keeper keeper(std::move(parts), proc, spawner);
   auto prepared = keeper.prepare();
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   Report report;

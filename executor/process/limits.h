@@ -20,8 +20,8 @@ inline constexpr uint32_t kThreadsMax = 4096;
 inline constexpr uint32_t kCpuMsMax = 24u * 3600 * 1000;
 // Entries of a program's private file system, as in the VMM.
 inline constexpr uint32_t kTmpfsNodesMax = 4096;
-// The descriptor that a program is executed by is the first that it may not open itself, but not one
-// that its init uses.
+// The descriptor that a program is executed by is the first that it may not open itself, but not
+// one that its init uses.
 inline constexpr uint32_t kExecDescriptorMin = 64;
 // What the kernel keeps for a process, its init, their namespaces and mounts; measured as 420 KiB.
 inline constexpr uint64_t kKernelBytesPerProcess = 420 << 10;

@@ -79,9 +79,7 @@ Expected<void> ProcessImage::initialise() {
   if (auto failed = (*running)->failed()) return std::unexpected(*failed);
   if (auto fd = (*running)->wants_input()) {
     at_first_read_ = true;
-    watch_ = *fd == 3         ? kWatchProtocol
-             : *fd == kByName ? kWatchStdin | kWatchName
-                              : kWatchStdin;
+    watch_ = *fd == 3 ? kWatchProtocol : *fd == kByName ? kWatchStdin | kWatchName : kWatchStdin;
     return {};
   }
   watch_ = kWatchStdin;

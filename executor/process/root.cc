@@ -62,14 +62,12 @@ Expected<void> make_devices() {
   if (!mount_tmpfs("dev", "mode=0755,size=64k,nr_inodes=64")) return refused("/dev");
   for (const char* name : kDevices) {
     std::string from = std::string("/dev/") + name, to = std::string("dev/") + name;
-    if (!make_file(to.c_str()) ||
-        mount(from.c_str(), to.c_str(), nullptr, MS_BIND, nullptr) != 0) {
+    if (!make_file(to.c_str()) || mount(from.c_str(), to.c_str(), nullptr, MS_BIND, nullptr) != 0) {
       return refused(from.c_str());
     }
   }
-  bool made = mkdir("dev/stdio", 0755) == 0 &&
-              symlink("stdio/0", "dev/stdin") == 0 && symlink("stdio/1", "dev/stdout") == 0 &&
-              symlink("stdio/2", "dev/stderr") == 0;
+  bool made = mkdir("dev/stdio", 0755) == 0 && symlink("stdio/0", "dev/stdin") == 0 &&
+              symlink("stdio/1", "dev/stdout") == 0 && symlink("stdio/2", "dev/stderr") == 0;
   // Before an image is unpacked, whose own /dev is not used.
   if (!made || !remount_read_only("dev")) return refused("/dev");
   return {};

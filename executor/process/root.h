@@ -27,8 +27,8 @@ struct PrivateRoot {
 };
 Expected<PrivateRoot> make_private_root(uint64_t tmpfs_bytes, bool has_rootfs);
 
-// Maps the calling process's new user namespace: `inside` is the outer `outside_uid`, `outside_gid`.
-// `proc` is a descriptor of the host's /proc.
+// Maps the calling process's new user namespace: `inside` is the outer `outside_uid`,
+// `outside_gid`. `proc` is a descriptor of the host's /proc.
 Expected<void> map_ids(int proc, uint32_t inside, uint32_t outside_uid, uint32_t outside_gid);
 
 }  // namespace sluice::process

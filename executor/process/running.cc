@@ -69,8 +69,8 @@ bool Running::wait_until_ready() {
       control_.reset();
       return false;
     }
-    end_by(Outcome::kTimeout, fmt::format("the program ran longer than its timeout of {} ms",
-                                          limits_.timeout_ms));
+    end_by(Outcome::kTimeout,
+           fmt::format("the program ran longer than its timeout of {} ms", limits_.timeout_ms));
     return false;
   }
   return true;
@@ -86,8 +86,8 @@ CallResult Running::call(std::span<const uint8_t> input) {
   if (stdin_) send_input();
   while (!has_ended() && !answered_ && !decided_) {
     if (pump(deadline_ns)) continue;
-    end_by(Outcome::kTimeout, fmt::format("the program ran longer than its timeout of {} ms",
-                                          limits_.timeout_ms));
+    end_by(Outcome::kTimeout,
+           fmt::format("the program ran longer than its timeout of {} ms", limits_.timeout_ms));
   }
   if (!has_ended()) kill();
   drain();
@@ -96,8 +96,8 @@ CallResult Running::call(std::span<const uint8_t> input) {
   result.output = std::move(output_);
   result.log = std::move(log_);
   if (speaks_protocol() && !answered_) result.output.clear();
-  result.run_us = static_cast<uint32_t>(
-      std::min<int64_t>((now_ns() - start_ns) / 1000, UINT32_MAX));
+  result.run_us =
+      static_cast<uint32_t>(std::min<int64_t>((now_ns() - start_ns) / 1000, UINT32_MAX));
   return result;
 }
 
@@ -204,10 +204,10 @@ void Running::keep_output(std::string_view bytes) {
   size_t room = limits_.output_bytes - output_.size();
   output_.append(bytes.substr(0, room));
   if (bytes.size() > room && !decided_) {
-    decided_ = Ending{
-        Outcome::kOutputLimit, 0,
-        fmt::format("the program wrote more than its output limit of {} bytes to stdout",
-                    limits_.output_bytes)};
+    decided_ =
+        Ending{Outcome::kOutputLimit, 0,
+               fmt::format("the program wrote more than its output limit of {} bytes to stdout",
+                           limits_.output_bytes)};
   }
 }
 

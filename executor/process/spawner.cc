@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -72,6 +73,8 @@ bool keep_only(int socket) {
     setrlimit(RLIMIT_NOFILE, &files);
   }
   if (!keep_only(socket) || !become(options) || getppid() != parent) _exit(1);
+  int self = static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0));
+  if (self < 0) _exit(1);
   for (;;) {
     LoadRequest request;
     std::vector<Fd> fds;
@@ -86,7 +89,7 @@ bool keep_only(int socket) {
     size_t next = 2;
     if (request.has_image) parts.image = std::move(fds[next++]);
     if (request.has_rootfs) parts.rootfs = std::move(fds[next]);
-    run_keeper(std::move(parts), kProc);
+    run_keeper(std::move(parts), kProc, self);
   }
 }
 

@@ -203,7 +203,8 @@ Expected<Fd> sealed_file(const char* name, std::span<const uint8_t> bytes) {
   }
   // Programs are executed from it: a mode that lets another user do so.
   if (fchmod(file.get(), 0555) != 0 ||
-      fcntl(file.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0) {
+      fcntl(file.get(), F_ADD_SEALS, F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) !=
+          0) {
     return refused();
   }
   lseek(file.get(), 0, SEEK_SET);

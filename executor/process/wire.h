@@ -59,11 +59,12 @@ enum class Cause : uint32_t { kItself, kKilled, kForbidden, kCpu };
 struct Ended {
   Cause cause = Cause::kItself;
   int32_t wait_status = 0;
-  uint64_t syscall = 0;        // kForbidden
+  uint64_t syscall = 0;  // kForbidden
   uint64_t rss_peak_bytes = 0;
   uint64_t refused_bytes = 0;  // a mapping that was too large
   uint32_t refused_thread = 0;
-  uint32_t files_full = 0;  // the table of open files was full at the end
+  uint32_t sent_signal = 0;  // it sent one itself
+  uint32_t files_full = 0;   // the table of open files was full at the end
   uint32_t tmpfs_full = 0;
 };
 

@@ -20,6 +20,7 @@ TEST(Escape, ForbiddenCallsEndTheProgramWithTheirName) {
   for (auto [how, name] : std::map<std::string, std::string>{{"ptrace", "ptrace (101)"},
                                                              {"process_vm", "process_vm_readv"},
                                                              {"socket", "socket (41)"},
+                                                             {"unix", "socketpair (53)"},
                                                              {"mount", "mount (165)"},
                                                              {"umount", "umount2 (166)"},
                                                              {"pivot", "pivot_root (155)"},
@@ -57,7 +58,8 @@ TEST(Escape, HostPathsAreNotThere) {
   for (const char* path : {"/dev/x", "/dev/null2", "/dev/stdio/3", "/proc/x", "/proc/self/x"}) {
     EXPECT_EQ(Loaded("attack", {"write", path}).call().output, "held\n") << path;
   }
-  EXPECT_EQ(Loaded("attack", {"dotdot"}).call().output, Loaded("attack", {"list", "/"}).call().output);
+  EXPECT_EQ(Loaded("attack", {"dotdot"}).call().output,
+            Loaded("attack", {"list", "/"}).call().output);
   EXPECT_EQ(Loaded("attack", {"symlink"}).call().output, "held\n");
 }
 
@@ -139,7 +141,8 @@ TEST(Leak, ThousandsOfCallsLeaveNoProcessDescriptorOrMount) {
     Limits limits;
     limits.timeout_ms = 20;
     Loaded good("empty"), forbidden("misbehave", {"fork"}), crash("misbehave", {"null"});
-    Loaded flood("misbehave", {"flood-stdout"}, {.output_bytes = 10}), linger("attack", {"linger"}, limits);
+    Loaded flood("misbehave", {"flood-stdout"}, {.output_bytes = 10}),
+        linger("attack", {"linger"}, limits);
     for (int i = 0; i < 1000; i++) {
       ASSERT_EQ(good.call().ending.outcome, Outcome::kOk) << i;
       if (i % 5 != 0) continue;
@@ -198,6 +201,31 @@ std::pair<char, int> stat_of(int pid) {
   return stat;
 }
 
+// The kernel's doing, when memory runs out.
+TEST(Leak, ProgramKilledFromOutsideIsNobodysFault) {
+  Loaded empty("empty");
+  EXPECT_EQ(empty.call().ending.outcome, Outcome::kOk);
+  auto kill_programs = [&] {
+    int killed = 0;
+    for (int pid : descendants(getpid())) {
+      std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+      std::string text((std::istreambuf_iterator<char>(status)), {});
+      // The second process of a namespace of its own.
+      size_t at = text.find("NSpid:");
+      if (at == std::string::npos) continue;
+      if (text.substr(at, text.find('\n', at) - at).ends_with("\t2")) {
+        killed += kill(pid, SIGKILL) == 0;
+      }
+    }
+    return killed;
+  };
+  ASSERT_TRUE(eventually([&] { return kill_programs() == 1; }));
+  CallResult r = empty.call();
+  EXPECT_EQ(r.ending.outcome, Outcome::kUnavailable) << r.ending.message;
+  EXPECT_NE(r.ending.message.find("killed from outside"), std::string::npos) << r.ending.message;
+  EXPECT_EQ(empty.call().ending.outcome, Outcome::kOk);
+}
+
 // Who the machine's first process has not waited for yet does not run either.
 bool is_running(int pid) {
   char state = stat_of(pid).first;
@@ -224,9 +252,7 @@ class Killed : public testing::Test {
     close(until_[1]);
   }
   bool all_are_gone() {
-    return eventually([&] {
-      return std::none_of(below_.begin(), below_.end(), is_running);
-    });
+    return eventually([&] { return std::none_of(below_.begin(), below_.end(), is_running); });
   }
 
   std::vector<int> below_;

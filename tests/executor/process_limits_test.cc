@@ -88,7 +88,8 @@ TEST(Limit, OutputAtTheLimitPassesAndBeyondEndsTheCall) {
   }
   CallResult r = echo.call(std::string(1001, 'x'));
   EXPECT_EQ(r.ending.outcome, Outcome::kOutputLimit);
-  EXPECT_EQ(r.ending.message, "the program wrote more than its output limit of 1000 bytes to stdout");
+  EXPECT_EQ(r.ending.message,
+            "the program wrote more than its output limit of 1000 bytes to stdout");
   EXPECT_EQ(r.output.size(), 1000u);
   EXPECT_EQ(echo.call("fine").output, "fine");
   EXPECT_EQ(Loaded("misbehave", {"flood-stdout"}).call().ending.outcome, Outcome::kOutputLimit);

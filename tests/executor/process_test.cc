@@ -1,12 +1,11 @@
 // The contract of functions holds in jailed processes: outputs, outcomes, fresh state, limits.
 
-#include "tests/executor/process_harness.h"
-
 #include <algorithm>
 #include <thread>
 
 #include "executor/process/limits.h"
 #include "executor/vmm/limits.h"
+#include "tests/executor/process_harness.h"
 
 namespace sluice::process {
 namespace {
@@ -188,8 +187,7 @@ TEST(Protocol, AnswerAtTheOutputLimitPassesAndBeyondEndsTheCall) {
   CallResult r = echo.call(frame_of(std::string(997, 'f')));
   EXPECT_EQ(r.ending.outcome, Outcome::kOutputLimit) << r.ending.message;
   EXPECT_NE(r.ending.message.find("1000 bytes"), std::string::npos);
-  EXPECT_EQ(Loaded("protocol", {"huge"}).call(frame_of("x")).ending.outcome,
-            Outcome::kOutputLimit);
+  EXPECT_EQ(Loaded("protocol", {"huge"}).call(frame_of("x")).ending.outcome, Outcome::kOutputLimit);
 }
 
 TEST(Protocol, EndWithoutAnAnswerIsABadOneUnlessItHasAnOutcomeOfItsOwn) {

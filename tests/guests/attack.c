@@ -1,5 +1,5 @@
-// Tries to get out of a sandbox, one way for each argument, after the first read. Prints "held" where
-// the way is closed by an error; a forbidden call does not come back.
+// Tries to get out of a sandbox, one way for each argument, after the first read. Prints "held"
+// where the way is closed by an error; a forbidden call does not come back.
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -139,7 +139,12 @@ int main(int argc, char** argv) {
   if (!strcmp(how, "setuid")) return held((setuid(0), getuid()) != 0);
   if (!strcmp(how, "ptrace")) return held(ptrace(PTRACE_ATTACH, 1, 0, 0) != 0);
   if (!strcmp(how, "process_vm")) return held(syscall(SYS_process_vm_readv, 1, 0, 0, 0, 0, 0) < 0);
-  if (!strcmp(how, "socket")) return held(socket(AF_UNIX, SOCK_STREAM, 0) < 0);
+  if (!strcmp(how, "socket")) return held(socket(AF_INET, SOCK_STREAM, 0) < 0);
+  if (!strcmp(how, "unix")) {
+    int pair[2];
+    if (socket(AF_UNIX, SOCK_STREAM, 0) >= 0) return held(0);
+    return held(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) < 0);
+  }
   if (!strcmp(how, "mount")) return held(mount("tmpfs", "/tmp", "tmpfs", 0, 0) != 0);
   if (!strcmp(how, "umount")) return held(umount2("/tmp", MNT_DETACH) != 0);
   if (!strcmp(how, "pivot")) return held(syscall(SYS_pivot_root, ".", ".") != 0);

@@ -1,5 +1,5 @@
-// Speaks the function protocol with its bare hands: answers an invocation frame with a frame, in the
-// way that its argument names. Prints to both streams, which are its log.
+// Speaks the function protocol with its bare hands: answers an invocation frame with a frame, in
+// the way that its argument names. Prints to both streams, which are its log.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
