@@ -131,7 +131,9 @@ bool receive_packet(int socket, void* value, size_t bytes, std::vector<Fd>& fds,
   ssize_t got;
   do {
     got = recvmsg(socket, &message, flags | MSG_CMSG_CLOEXEC);
-  } while (got < 0 && errno == EINTR);
+    // The other side closed it with something from here unread. That is told once, and before what
+    // it had sent.
+  } while (got < 0 && (errno == EINTR || errno == ECONNRESET));
   if (got < 0) return false;
   for (cmsghdr* h = CMSG_FIRSTHDR(&message); h != nullptr; h = CMSG_NXTHDR(&message, h)) {
     if (h->cmsg_level != SOL_SOCKET || h->cmsg_type != SCM_RIGHTS) continue;

@@ -1,6 +1,6 @@
 // Each limit of a process sandbox, at its edge and beyond.
 
-#include <thread>
+#include <sys/socket.h>
 
 #include "executor/process/limits.h"
 #include "executor/vmm/limits.h"
@@ -36,6 +36,32 @@ TEST(Limit, CpuTimeIsNotWallClock) {
   limits.timeout_ms = 400;
   Loaded sleep("misbehave", {"sleep"}, limits);
   EXPECT_EQ(sleep.call().ending.outcome, Outcome::kTimeout);
+}
+
+// A program can be over before its init has read that the call began.
+TEST(Wire, LastWordsAreHeardFromWhoDidNotListen) {
+  auto pair = make_pair(SOCK_SEQPACKET);
+  ASSERT_TRUE(pair);
+  Report report;
+  report.kind = Report::kEnded;
+  ASSERT_TRUE(send_value(pair->theirs.get(), report));
+  ASSERT_TRUE(send_value(pair->ours.get(), ControlRequest{}));
+  pair->theirs.reset();
+  std::vector<Fd> none;
+  report.kind = Report::kFailed;
+  EXPECT_TRUE(receive_value(pair->ours.get(), report, none));
+  EXPECT_EQ(report.kind, Report::kEnded);
+  EXPECT_FALSE(receive_value(pair->ours.get(), report, none));
+}
+
+TEST(Limit, CpuLimitDoesNotDisturbShortCalls) {
+  Limits limits;
+  limits.cpu_ms = 1000;
+  Loaded empty("empty", {}, limits);
+  for (int i = 0; i < 100; i++) {
+    CallResult r = empty.call();
+    ASSERT_EQ(r.ending.outcome, Outcome::kOk) << i << ": " << r.ending.message;
+  }
 }
 
 // What an initialisation takes is not the call's.
