@@ -44,7 +44,6 @@ constexpr int kAllowed[] = {
     SYS_ftruncate,
     SYS_fallocate,
     SYS_fadvise64,
-    SYS_flock,
     SYS_close,
     SYS_close_range,
     SYS_dup,
@@ -175,6 +174,8 @@ struct Fixed {
   int error;
 };
 constexpr Fixed kFixed[] = {
+    // Locks of shared files (/dev/null is the host's) would tell one program of another.
+    {SYS_flock, 0},
     {SYS_sync, 0},
     {SYS_syncfs, 0},
     {SYS_mlock, 0},
@@ -226,9 +227,9 @@ constexpr int kSignals[] = {SYS_kill, SYS_tkill, SYS_tgkill, SYS_rt_sigqueueinfo
                             SYS_rt_tgsigqueueinfo};
 constexpr uint64_t kTerminalQuestions[] = {TCGETS, TIOCGWINSZ, TIOCGPGRP};
 constexpr uint64_t kDescriptorFlags[] = {FIONREAD, FIONBIO, FIOCLEX, FIONCLEX};
-constexpr uint64_t kFcntl[] = {F_DUPFD,     F_DUPFD_CLOEXEC, F_GETFD,     F_SETFD,  F_GETFL,
-                               F_SETFL,     F_GETLK,         F_SETLK,     F_SETLKW, F_OFD_GETLK,
-                               F_OFD_SETLK, F_OFD_SETLKW,    F_GETPIPE_SZ};
+constexpr uint64_t kFcntl[] = {F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD,     F_SETFD,
+                               F_GETFL, F_SETFL,         F_GETPIPE_SZ};
+constexpr uint64_t kLocks[] = {F_SETLK, F_SETLKW, F_OFD_SETLK, F_OFD_SETLKW};  // as flock
 constexpr uint64_t kPrctl[] = {PR_SET_NAME, PR_GET_NAME, PR_SET_VMA, PR_GET_DUMPABLE};
 
 template <size_t N>
@@ -285,6 +286,9 @@ void add_rules(Rules& rules, uint32_t watch, int exec_fd, uint64_t watched_mappi
   rules.add(SCMP_ACT_ALLOW, SYS_mmap, {{1, SCMP_CMP_LT, watched_mapping_bytes, 0}});
   rules.add(SCMP_ACT_ALLOW, SYS_mremap, {{2, SCMP_CMP_LT, watched_mapping_bytes, 0}});
   for (uint64_t command : kFcntl) rules.add(SCMP_ACT_ALLOW, SYS_fcntl, {is(1, command)});
+  for (uint64_t command : kLocks) {
+    rules.add(SCMP_ACT_ERRNO(0), SYS_fcntl, {is(1, command)});
+  }
   for (uint64_t request : kTerminalQuestions) {
     rules.add(SCMP_ACT_ERRNO(ENOTTY), SYS_ioctl, {is(1, request)});
   }

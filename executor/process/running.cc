@@ -236,8 +236,11 @@ bool Running::read_answer() {
     protocol_.reset();
     return false;
   }
+  if (!in_call_) {
+    decided_ = Ending{Outcome::kBadAnswer, 0, "the program wrote an answer before it was called"};
+    return false;
+  }
   output_.append(buffer, static_cast<size_t>(got));
-  if (!in_call_) return true;
   if (output_.size() < kAnswerHeaderBytes) return true;
   std::memcpy(&body, output_.data(), sizeof body);
   if (body + kAnswerHeaderBytes > limits_.output_bytes) {

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <csignal>
-#include <fstream>
 #include <iterator>
 #include <map>
 #include <sstream>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 
@@ -107,6 +107,17 @@ TEST(Escape, ProgramCanNotExecuteAgainByTheNumberThatStartedIt) {
   }
 }
 
+// A lock on a file that two sandboxes, or the host, share would be a way to signal.
+TEST(Escape, LocksAreNotShared) {
+  int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  ASSERT_EQ(flock(fd, LOCK_EX | LOCK_NB), 0);
+  ASSERT_EQ(fcntl(fd, F_SETLK, &whole), 0);
+  EXPECT_EQ(Loaded("attack", {"lock"}).call().output, "held\n");
+  close(fd);
+}
+
 TEST(Escape, InitCanNotBeKilledAndNobodyElseSeen) {
   EXPECT_EQ(Loaded("attack", {"kill-init"}).call().output, "held\n");
   EXPECT_EQ(Loaded("attack", {"kill-parent"}).call().output, "held\n");
@@ -129,13 +140,14 @@ size_t open_descriptors() {
 }
 
 size_t mounts_of(int pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/mountinfo");
-  return static_cast<size_t>(std::count(std::istreambuf_iterator<char>(file), {}, '\n'));
+  std::string text = proc_text(pid, "mountinfo");
+  return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
 }
 
 TEST(Leak, ThousandsOfCallsLeaveNoProcessDescriptorOrMount) {
   (void)backend();
-  std::vector<int> before = descendants(getpid());
+  std::vector<int> nothing{spawner().pid()};
+  ASSERT_TRUE(eventually([&] { return descendants(getpid()) == nothing; }));
   size_t descriptors = open_descriptors(), mounts = mounts_of(getpid());
   {
     Limits limits;
@@ -153,9 +165,9 @@ TEST(Leak, ThousandsOfCallsLeaveNoProcessDescriptorOrMount) {
       ASSERT_EQ(linger.call().ending.outcome, Outcome::kTimeout) << i;
     }
     // A keeper, an init and a program for each of the five.
-    EXPECT_TRUE(eventually([&] { return descendants(getpid()).size() <= before.size() + 15; }));
+    EXPECT_TRUE(eventually([&] { return descendants(getpid()).size() <= nothing.size() + 15; }));
   }
-  EXPECT_TRUE(eventually([&] { return descendants(getpid()) == before; }));
+  EXPECT_TRUE(eventually([&] { return descendants(getpid()) == nothing; }));
   EXPECT_EQ(open_descriptors(), descriptors);
   EXPECT_EQ(mounts_of(getpid()), mounts);
 }
@@ -193,8 +205,7 @@ pid_t start_executor(int report, int until) {
 
 // State and parent.
 std::pair<char, int> stat_of(int pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  std::string text((std::istreambuf_iterator<char>(file)), {});
+  std::string text = proc_text(pid, "stat");
   std::pair<char, int> stat{0, 0};
   if (text.empty()) return stat;
   std::istringstream(text.substr(text.rfind(')') + 1)) >> stat.first >> stat.second;
@@ -208,8 +219,7 @@ TEST(Leak, ProgramKilledFromOutsideIsNobodysFault) {
   auto kill_programs = [&] {
     int killed = 0;
     for (int pid : descendants(getpid())) {
-      std::ifstream status("/proc/" + std::to_string(pid) + "/status");
-      std::string text((std::istreambuf_iterator<char>(status)), {});
+      std::string text = proc_text(pid, "status");
       // The second process of a namespace of its own.
       size_t at = text.find("NSpid:");
       if (at == std::string::npos) continue;

@@ -9,6 +9,9 @@
 #include <map>
 #include <sstream>
 
+#include <fcntl.h>
+#include <unistd.h>
+
 namespace sluice::process {
 namespace {
 
@@ -65,13 +68,23 @@ executor::Sandbox& Loaded::sandbox() {
   return *sandbox_;
 }
 
+std::string proc_text(int pid, const char* file) {
+  int fd = open(("/proc/" + std::to_string(pid) + "/" + file).c_str(), O_RDONLY | O_CLOEXEC);
+  std::string text;
+  char buffer[4096];
+  for (ssize_t got; fd >= 0 && (got = read(fd, buffer, sizeof buffer)) > 0;) {
+    text.append(buffer, static_cast<size_t>(got));
+  }
+  if (fd >= 0) close(fd);
+  return text;
+}
+
 std::vector<int> descendants(int of) {
   std::map<int, int> parents;
   for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
     int pid = std::atoi(entry.path().filename().c_str());
     if (pid == 0) continue;
-    std::ifstream file(entry.path() / "stat");
-    std::string text((std::istreambuf_iterator<char>(file)), {});
+    std::string text = proc_text(pid, "stat");
     size_t at = text.rfind(')');
     if (at == std::string::npos) continue;
     char state;

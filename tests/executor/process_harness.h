@@ -46,7 +46,9 @@ class Loaded {
   std::unique_ptr<executor::Sandbox> sandbox_;
 };
 
-// Processes below this one, by /proc: their ids. `with_zombies` or only those.
+// A file of /proc; empty when its process has gone.
+std::string proc_text(int pid, const char* file);
+// Processes below this one, by /proc: their ids.
 std::vector<int> descendants(int of);
 // Waits (by looking) until the condition holds; false after ten seconds.
 template <typename Condition>

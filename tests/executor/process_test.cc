@@ -197,6 +197,9 @@ TEST(Protocol, EndWithoutAnAnswerIsABadOneUnlessItHasAnOutcomeOfItsOwn) {
     EXPECT_NE(r.ending.message.find("without an answer"), std::string::npos);
     EXPECT_EQ(r.output, "");
   }
+  CallResult r = Loaded("protocol", {"early"}).call(frame_of("x"));
+  EXPECT_EQ(r.ending.outcome, Outcome::kBadAnswer) << r.ending.message;
+  EXPECT_NE(r.ending.message.find("before it was called"), std::string::npos) << r.ending.message;
   EXPECT_EQ(Loaded("protocol", {"crash"}).call(frame_of("x")).ending.outcome, Outcome::kSignal);
   Limits limits;
   limits.timeout_ms = 100;

@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
@@ -169,6 +170,12 @@ int main(int argc, char** argv) {
   }
   if (!strcmp(how, "execveat-path")) {
     return held(syscall(SYS_execveat, AT_FDCWD, "/bin/sh", 0, 0, 0) < 0);
+  }
+  if (!strcmp(how, "lock")) {
+    int fd = open("/dev/null", O_RDWR);
+    struct flock whole = {.l_type = F_WRLCK};
+    return held(!flock(fd, LOCK_EX | LOCK_NB) && !fcntl(fd, F_SETLK, &whole) &&
+                fcntl(fd, F_GETLK, &whole) < 0);
   }
   if (!strcmp(how, "mknod")) return held(mknod("/tmp/sda", S_IFBLK | 0600, 0x800) != 0);
   if (!strcmp(how, "memfd")) return held(syscall(SYS_memfd_create, "x", 0) < 0);
