@@ -92,10 +92,13 @@ void send(int fd, flatbuffers::FlatBufferBuilder& b, schema::Command type,
 }
 
 const schema::FromExecutor* next(executor::FrameReader& reader, std::vector<uint8_t>& frame) {
-  auto got = reader.next();
-  if (!got || !*got) stop("the executor hung up");
-  frame = std::move(**got);
-  return flatbuffers::GetRoot<schema::FromExecutor>(frame.data());
+  for (;;) {
+    auto got = reader.next();
+    if (!got || !*got) stop("the executor hung up");
+    frame = std::move(**got);
+    const auto* message = flatbuffers::GetRoot<schema::FromExecutor>(frame.data());
+    if (message->event_type() != schema::Event::Stats) return message;
+  }
 }
 
 // With so many calls in flight, as a broker would have under load.

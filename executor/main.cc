@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -12,8 +13,12 @@
 #include <unistd.h>
 
 #include "executor/jail/jail.h"
+#include "executor/pool/memory.h"
+#include "executor/process/process_backend.h"
+#include "executor/process/spawner.h"
 #include "executor/service/limits.h"
 #include "executor/service/service.h"
+#include "executor/vmm/kvm_backend.h"
 
 namespace {
 
@@ -23,7 +28,7 @@ struct Settings {
   sluice::executor::Service::Options service;
   jail::Options jail;
   std::string sandbox = "kvm";
-  uint64_t memory_budget_bytes = 0;  // 0: no budget; Service::Options takes it once it can
+  std::string kvm_path = "/dev/kvm";
   bool no_jail = false;
 };
 
@@ -41,6 +46,28 @@ void close_inherited(int keep_fd) {
   unsigned keep = static_cast<unsigned>(keep_fd);
   if (keep > 3) close_range(3, keep - 1, 0);
   close_range(std::max(keep, 2u) + 1, ~0u, 0);
+}
+
+// What functions run in, or why there is nothing.
+void open_backend(Settings& settings, std::unique_ptr<sluice::process::Spawner>& spawner) {
+  auto& service = settings.service;
+  auto take = [&service](auto backend) {
+    if (backend) {
+      service.backend = std::move(*backend);
+    } else {
+      service.unavailable = backend.error().message;
+    }
+  };
+  if (settings.sandbox == "kvm") {
+    return take(sluice::vmm::KvmBackend::open(settings.kvm_path.c_str()));
+  }
+  auto started = sluice::process::Spawner::start({});
+  if (!started) {
+    service.unavailable = started.error().message;
+    return;
+  }
+  spawner = std::move(*started);
+  take(sluice::process::ProcessBackend::open(*spawner));
 }
 
 // Each a line of its own on stderr, which the broker logs.
@@ -75,15 +102,15 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", SLUICE_VERSION);
   app.add_option("--fd", settings.service.fd, "the connected socket")
       ->check(CLI::Range(3, 1 << 20));
-  app.add_option("--sandbox", settings.sandbox, "what functions run in: kvm")
-      ->check(CLI::IsMember({"kvm"}));  // the place of `process`
+  app.add_option("--sandbox", settings.sandbox, "what functions run in: kvm or process")
+      ->check(CLI::IsMember({"kvm", "process"}));
   app.add_option("--workers", settings.service.workers,
                  "calls at the same time (0: four for each CPU)")
       ->check(CLI::Range(0u, sluice::executor::kWorkersMax));
-  app.add_option("--memory-budget", settings.memory_budget_bytes,
-                 "bytes of memory for sandboxes (0: no budget)")
+  app.add_option("--memory-budget", settings.service.memory_budget_bytes,
+                 "bytes of memory for sandboxes (0: half of the machine's)")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--kvm", settings.service.kvm_path, "the KVM device");
+  app.add_option("--kvm", settings.kvm_path, "the KVM device");
   app.add_option("--user", settings.jail.user, "the user to become, where root starts it")
       ->check(CLI::Range(uid_t{1}, jail::kUserIdMax));
   app.add_flag("--no-jail", settings.no_jail, "for debugging: keep all rights and see all files");
@@ -98,10 +125,15 @@ int main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   raise_descriptor_limit();
 
-  // In this order: all that is opened before the jail; all threads, and all that comes from
-  // outside, within.
-  sluice::executor::Service service(settings.service);
+  // In this order: all that is opened, and the process that starts others, before the jail; all
+  // threads, and all that comes from outside, within.
+  std::unique_ptr<sluice::process::Spawner> spawner;
+  open_backend(settings, spawner);
+  if (settings.service.memory_budget_bytes == 0) {
+    settings.service.memory_budget_bytes = sluice::executor::default_memory_budget();
+  }
   if (!enter_jail(settings)) _exit(1);
+  sluice::executor::Service service(settings.service);
   auto served = service.serve();
   if (!served) std::fprintf(stderr, "sluice-executor: %s\n", served.error().message.c_str());
   // Calls that still run have nobody left to answer to.

@@ -77,7 +77,7 @@ inline constexpr unsigned kExecutorLinesPerSecond = 50;
 inline constexpr uint64_t kExecutorMemoryParts = 3;
 inline constexpr uint64_t kMachineMemoryParts = 4;
 // Its threads, and processes where it has any.
-inline constexpr uint32_t kExecutorTasksMax = 4096;
+inline constexpr uint32_t kExecutorTasksMax = 10'000;
 
 static_assert(kExecutorMemoryParts < kMachineMemoryParts);
 static_assert(kOutputMaxBytes + kLogMaxBytes < kFrameMaxBytes);

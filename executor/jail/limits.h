@@ -4,6 +4,7 @@
 
 #include <sys/types.h>
 
+#include "executor/pool/limits.h"
 #include "executor/service/limits.h"
 #include "executor/vmm/limits.h"
 
@@ -21,12 +22,13 @@ inline constexpr uid_t kUserIdMax = 65533;
 inline constexpr uint64_t kDescriptorsMax = 512 << 10;
 // RLIMIT_NPROC, which counts the threads of all executors of this user on the machine; new
 // processes are not to be had at all. The broker's cgroup is what bounds a single executor.
-inline constexpr uint64_t kThreadsOfUserMax = 8192;
+inline constexpr uint64_t kThreadsOfUserMax = 32768;
 // RLIMIT_FSIZE: a guest's memory file, with its page tables and descriptor tables.
-inline constexpr uint64_t kFileBytesMax = vmm::kMemoryBytesMax + vmm::kMemoryBytesMax / 64;
+inline constexpr uint64_t kGuestBytesMax = vmm::kMemoryBytesMax + vmm::kReserveBytesMax;
+inline constexpr uint64_t kFileBytesMax = kGuestBytesMax + kGuestBytesMax / 64;
 
-static_assert(kDescriptorsMax >= 3ull * kWorkersMax * kWarmSandboxesMax);
-static_assert(kThreadsOfUserMax >= 16ull * (kWorkersMax + 1));
+static_assert(kDescriptorsMax >= 8ull * kSandboxesMax);
+static_assert(kThreadsOfUserMax >= 2ull * kSandboxesMax);
 static_assert(kUserId != 0 && kUserId <= kUserIdMax);
 
 }  // namespace sluice::executor::jail

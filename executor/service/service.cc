@@ -1,8 +1,9 @@
 #include "executor/service/service.h"
 
 #include <algorithm>
-#include <thread>
 #include <utility>
+
+#include <sched.h>
 
 #include "executor/pool/clock.h"
 #include "executor/pool/limits.h"
@@ -13,18 +14,16 @@
 namespace sluice::executor {
 namespace {
 
-unsigned cpus() { return std::max(1u, std::thread::hardware_concurrency()); }
+// Those that this process may use. (std::thread's count opens a file, which the jail forbids.)
+unsigned cpus() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
+  return static_cast<unsigned>(std::max(1, CPU_COUNT(&set)));
+}
 
 Service::Options completed(Service::Options options) {
   options.workers =
       std::min(options.workers != 0 ? options.workers : cpus() * kWorkersPerCpu, kWorkersMax);
-  if (options.backend == nullptr && options.unavailable.empty()) {
-    if (auto kvm = vmm::KvmBackend::open(options.kvm_path.c_str())) {
-      options.backend = std::move(*kvm);
-    } else {
-      options.unavailable = kvm.error().message;
-    }
-  }
   return options;
 }
 
@@ -57,10 +56,7 @@ Service::Service(const Options& options)
               .queued_bytes_max = kQueuedBytesMax,
               .answer = [this](uint64_t call,
                                const CallResult& r) { outbox_.send(result_frame(call, r)); },
-              .stats = options_.send_stats ? std::function([this](const PoolStats& stats) {
-                outbox_.send(stats_frame(stats));
-              })
-                                           : nullptr}) {}
+              .stats = [this](const PoolStats& stats) { outbox_.send(stats_frame(stats)); }}) {}
 
 Expected<void> Service::serve() {
   bool can_run = options_.backend != nullptr;

@@ -22,14 +22,10 @@ class Service {
   struct Options {
     int fd = 3;
     unsigned workers = 0;  // calls at the same time; 0: kWorkersPerCpu for each CPU
-    // What runs functions, which a unique_ptr may be given for. Where it is null, `unavailable`
-    // says why in one sentence; where that is empty too, KVM is tried.
+    // What runs functions. Where it is null, `unavailable` says why in one sentence.
     std::shared_ptr<Backend> backend;
     std::string unavailable;
-    std::string kvm_path = "/dev/kvm";
-    uint64_t memory_budget_bytes = 0;  // sandboxes and snapshots; 0: half of the machine's
-    // Whether Stats are sent. A broker that does not know them takes them for a malformed frame.
-    bool send_stats = false;
+    uint64_t memory_budget_bytes = 0;  // sandboxes and snapshots; 0: default_memory_budget()
   };
 
   explicit Service(const Options& options);

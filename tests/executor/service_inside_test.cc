@@ -47,12 +47,12 @@ class ServiceInsideTest : public testing::Test {
     });
     reader_ = std::make_unique<FrameReader>(fd_);
   }
-  void start_fake(bool send_stats = false) {
+  void start_fake(bool wants_stats = false) {
+    wants_stats_ = wants_stats;
     auto backend = std::make_unique<FakeBackend>();
     backend_ = backend.get();
     Service::Options options;
     options.backend = std::move(backend);
-    options.send_stats = send_stats;
     start(std::move(options));
     EXPECT_EQ(next()->event_as_Hello()->backend()->str(), "fake");
   }
@@ -91,20 +91,25 @@ class ServiceInsideTest : public testing::Test {
     EXPECT_NE(result, nullptr);
     return result != nullptr ? result->call() : 0;
   }
+  // Statistics come whenever they do; who does not want them does not see them.
   const schema::FromExecutor* next() {
-    auto frame = reader_->next();
-    if (!frame || !*frame) {
-      ADD_FAILURE() << "the service hung up";
-      std::abort();
+    for (;;) {
+      auto frame = reader_->next();
+      if (!frame || !*frame) {
+        ADD_FAILURE() << "the service hung up";
+        std::abort();
+      }
+      frame_ = std::move(**frame);
+      const auto* message = flatbuffers::GetRoot<schema::FromExecutor>(frame_.data());
+      if (wants_stats_ || message->event_type() != schema::Event::Stats) return message;
     }
-    frame_ = std::move(**frame);
-    return flatbuffers::GetRoot<schema::FromExecutor>(frame_.data());
   }
 
   int fd_ = -1;
   std::thread thread_;
   std::unique_ptr<FrameReader> reader_;
   std::vector<uint8_t> frame_;
+  bool wants_stats_ = false;
   FakeBackend* backend_ = nullptr;  // the service's
 };
 

@@ -143,8 +143,15 @@ class Executor {
     send(b, schema::Command::Unload, schema::CreateUnload(b, function).Union());
   }
 
-  // The next frame; its message is null at the end of the stream.
+  // The next frame but for statistics; its message is null at the end of the stream.
   Answer receive() {
+    Answer answer = receive_any();
+    while (answer.message != nullptr && answer.message->event_type() == schema::Event::Stats) {
+      answer = receive_any();
+    }
+    return answer;
+  }
+  Answer receive_any() {
     Answer answer;
     uint32_t length = 0;
     if (!read_all(&length, sizeof length)) return answer;

@@ -143,7 +143,7 @@ class Jailed(JailTestCase):
         self.assertEqual(set(limits), {"memory", "pids"})
         self.assertLess(limits["memory"], machine)
         self.assertGreater(limits["memory"], machine // 2)
-        self.assertEqual(limits["pids"], 4096)
+        self.assertEqual(limits["pids"], 10_000)
 
     def test_nothing_is_said_of_a_whole_jail(self):
         self.assertNotIn("the executor says", self.broker.output())
