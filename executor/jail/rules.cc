@@ -64,6 +64,7 @@ void add_kvm(std::vector<Rule>& list) {
            static_cast<uint64_t>(KVM_CREATE_VM),               // a sandbox
            static_cast<uint64_t>(KVM_CREATE_VCPU),             //
            static_cast<uint64_t>(KVM_ENABLE_CAP),              // its dirty log's mode
+           static_cast<uint64_t>(KVM_X86_SET_MSR_FILTER),      // that it has no MSRs
            static_cast<uint64_t>(KVM_SET_USER_MEMORY_REGION),  // its memory
            kKvmSetCpuid2,                                      // what its CPU is
            kKvmSetMsrs,                                        // where `syscall` leads

@@ -21,7 +21,7 @@ PROGRAMS = {
     "crash_div": ("misbehave", ["divide"]),
     "memory_hog": ("misbehave", ["hog"]),
     "stdout_flood": ("misbehave", ["flood-stdout"]),
-    "forbidden_call": ("misbehave", ["socket"]),
+    "forbidden_call": ("misbehave", ["ptrace"]),
 }
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
