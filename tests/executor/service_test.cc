@@ -357,7 +357,7 @@ TEST(Service, AHostileFunctionDoesNotDisturbTheOthers) {
       {10, schema::Outcome::exception},         {11, schema::Outcome::timeout},
       {12, schema::Outcome::forbidden_syscall}, {13, schema::Outcome::output_limit},
       {14, schema::Outcome::memory_limit},      {15, schema::Outcome::signal}};
-  const char* how[] = {"null", "loop", "socket", "flood-stdout", "hog", "abort"};
+  const char* how[] = {"null", "loop", "ptrace", "flood-stdout", "hog", "abort"};
   for (uint64_t f = 10; f <= 15; f++) {
     executor.load_ok(f, "misbehave", {how[f - 10]}, f == 11 ? 300 : 5000);
   }

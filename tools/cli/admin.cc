@@ -6,6 +6,10 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <sys/socket.h>
+
+// A broker that answers before it has read all, a refusal say, must not end the program by SIGPIPE.
+#define CPPHTTPLIB_SEND_FLAGS MSG_NOSIGNAL
 #include <httplib.h>
 
 #include "tools/cli/limits.h"
