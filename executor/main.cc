@@ -1,15 +1,18 @@
 // sluice-executor: runs functions for the broker that started it, over a socket it inherits.
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include <CLI/CLI.hpp>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "executor/jail/jail.h"
@@ -68,6 +71,15 @@ void open_backend(Settings& settings, std::unique_ptr<sluice::process::Spawner>&
   }
   spawner = std::move(*started);
   take(sluice::process::ProcessBackend::open(*spawner));
+}
+
+// Without the process that starts programs nothing runs any more, and a new one can not be had in
+// the jail: the broker starts another executor, and the calls that fail here are made there.
+void end_with(pid_t spawner) {
+  while (waitpid(spawner, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  std::fprintf(stderr, "sluice-executor: the process that starts programs has ended\n");
+  _exit(1);
 }
 
 // Each a line of its own on stderr, which the broker logs.
@@ -134,6 +146,7 @@ int main(int argc, char** argv) {
   }
   if (!enter_jail(settings)) _exit(1);
   sluice::executor::Service service(settings.service);
+  if (spawner != nullptr) std::thread(end_with, spawner->pid()).detach();
   auto served = service.serve();
   if (!served) std::fprintf(stderr, "sluice-executor: %s\n", served.error().message.c_str());
   // Calls that still run have nobody left to answer to.

@@ -190,13 +190,17 @@ void add_processes(std::vector<Rule>& list) {
                 {SCMP_SYS(socketpair), {equals(0, AF_UNIX)}},
                 {SCMP_SYS(sendmsg)},
                 {SCMP_SYS(recvmsg)},
+                // send and recv: to and from nobody but the other end.
+                {SCMP_SYS(sendto), {equals(4, 0)}},
+                {SCMP_SYS(recvfrom), {equals(4, 0)}},
                 {SCMP_SYS(read)},
                 {SCMP_SYS(write)},
                 {SCMP_SYS(poll)},
                 {SCMP_SYS(ppoll)},
                 {SCMP_SYS(fcntl), {equals(1, F_SETFL)}},
-                // A memory file that its receiver may only read.
+                // A memory file that its receiver may only read, from its start.
                 {SCMP_SYS(fchmod)},
+                {SCMP_SYS(lseek), {equals(2, SEEK_SET)}},
                 // The end of the process that starts them.
                 {SCMP_SYS(wait4)},
             });
