@@ -1,6 +1,8 @@
-// What a call of a function costs: by the VMM alone, and through sluice-executor's service.
-// usage: executor_calls EMPTY_GUEST SLUICE_EXECUTOR [CALLS]
-// Prints medians; the empty guest reads once and ends, busybox hashes 4 KiB.
+// What a call of a function costs: by the VMM alone, beside the floor that this machine has for it,
+// and through sluice-executor's service.
+// usage: executor_calls EMPTY_GUEST SDK_CALL SLUICE_EXECUTOR [CALLS]
+// Prints medians; the empty guest reads once and ends, busybox hashes 4 KiB, and what is named sdk
+// speaks the function protocol and writes to so many pages.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "bench/call_floor.h"
 #include "executor/service/framing.h"
 #include "executor/vmm/sandbox.h"
 #include "executor/vmm/watchdog.h"
@@ -85,6 +88,65 @@ void bench_vmm(const vmm::Machine& machine, const Subject& subject, int calls) {
       subject.name, us, 1e6 / us, median(exits), median(dirty), load_us, median(clone_us));
 }
 
+// An invocation of one small record (sdk/PROTOCOL.md).
+std::string invocation() {
+  std::string text;
+  auto put = [&text](auto value) {
+    text.append(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  const uint32_t body = 256, record = 24 + 5 + body;
+  put(uint32_t{20 + 5 + record});
+  put(uint16_t{1});
+  put(uint16_t{0});
+  put(uint64_t{0});
+  put(uint32_t{5000});
+  put(uint32_t{1});
+  put(uint8_t{5});
+  put(record);
+  put(uint64_t{1});
+  put(uint64_t{0});
+  put(uint32_t{1});
+  put(uint32_t{0});
+  put(uint8_t{16});
+  put(body);
+  return text + std::string(body, 'x');
+}
+
+// A call of the SDK and the floor in turn, so that both meet the same moments of the machine.
+void bench_floor(const vmm::Machine& machine, const std::string& path, int pages, int calls) {
+  if (machine.flavour() != vmm::Flavour::kSoftware) return;
+  auto image = read_file(path);
+  vmm::Program program{.name = "sdk", .image = image, .args = {"sdk", std::to_string(pages)}};
+  auto snapshot = vmm::Snapshot::load(machine, program, {});
+  if (!snapshot) stop(snapshot.error().message);
+  auto sandbox = vmm::Sandbox::clone(machine, *snapshot);
+  if (!sandbox) stop(sandbox.error().message);
+  vmm::CallFloor floor(machine, static_cast<uint64_t>(pages));
+  std::string input = invocation();
+  std::vector<double> floor_us, call_us, ratios;
+  uint32_t exits = 0, dirty = 0;
+  constexpr int kInTurn = 100;
+  for (int done = 0; done < calls; done += kInTurn) {
+    int64_t start = vmm::now_ns();
+    for (int i = 0; i < kInTurn; i++) floor.call();
+    int64_t between = vmm::now_ns();
+    for (int i = 0; i < kInTurn; i++) {
+      vmm::CallResult r =
+          (*sandbox)->call({reinterpret_cast<const uint8_t*>(input.data()), input.size()});
+      if (r.ending.outcome != vmm::Outcome::kOk) stop(r.ending.message);
+      exits = r.exits;
+      dirty = r.dirty_pages;
+    }
+    int64_t end = vmm::now_ns();
+    floor_us.push_back(static_cast<double>(between - start) / 1e3 / kInTurn);
+    call_us.push_back(static_cast<double>(end - between) / 1e3 / kInTurn);
+    ratios.push_back(call_us.back() / floor_us.back());
+  }
+  std::printf(
+      "floor    %2d pages    %8.1f us; sdk %8.1f us/call, %.2f times; exits %u, dirty pages %u\n",
+      pages, median(floor_us), median(call_us), median(ratios), exits, dirty);
+}
+
 void send(int fd, flatbuffers::FlatBufferBuilder& b, schema::Command type,
           flatbuffers::Offset<void> command) {
   b.Finish(schema::CreateToExecutor(b, type, command));
@@ -152,16 +214,18 @@ void bench_service(const char* path, const Subject& subject, int calls, int wind
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 3) stop("usage: executor_calls EMPTY_GUEST SLUICE_EXECUTOR [CALLS]");
-  int calls = argc > 3 ? std::atoi(argv[3]) : 5000;
+  if (argc < 4) stop("usage: executor_calls EMPTY_GUEST SDK_CALL SLUICE_EXECUTOR [CALLS]");
+  int calls = argc > 4 ? std::atoi(argv[4]) : 5000;
   auto machine = vmm::Machine::open();
   if (!machine) stop(machine.error().message);
   std::printf("KVM flavour: %s, %u CPUs\n", vmm::flavour_name((*machine)->flavour()),
               std::thread::hardware_concurrency());
   const Subject subjects[] = {{"empty", argv[1], {}, "input"},
+                              {"sdk", argv[2], {"0"}, invocation()},
                               {"busybox", "/bin/busybox", {"sha256sum"}, std::string(4096, 'x')}};
+  for (int pages : {1, 16, 64}) bench_floor(**machine, argv[2], pages, calls);
   for (const Subject& subject : subjects) bench_vmm(**machine, subject, calls);
   for (const Subject& subject : subjects) {
-    for (int window : {1, 64}) bench_service(argv[2], subject, calls, window);
+    for (int window : {1, 64}) bench_service(argv[3], subject, calls, window);
   }
 }
